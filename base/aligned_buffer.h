@@ -1,0 +1,31 @@
+// AlignedBuffer: an owner of anonymous memory from mmap, 4096-aligned (2 MiB-aligned and advised for huge pages from
+// 4 MiB on), zeroed. Memory that was never touched costs nothing; freeing gives it back to the system at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/status.h"
+
+namespace dogstar {
+
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  // ResourceExhausted names the bytes. bytes == 0 gives an empty buffer.
+  static absl::StatusOr<AlignedBuffer> Create(uint64_t bytes);
+  AlignedBuffer(AlignedBuffer&& other) noexcept;
+  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept;
+  ~AlignedBuffer();
+
+  std::byte* data() const { return data_; }
+  uint64_t size() const { return size_; }
+  std::span<std::byte> span() const { return {data_, size_}; }
+
+ private:
+  std::byte* data_ = nullptr;
+  uint64_t size_ = 0;
+};
+
+}  // namespace dogstar

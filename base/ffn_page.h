@@ -1,0 +1,60 @@
+// The inside of a page of FFN rows: shared by the writer of packed files and the kernels that read pages.
+// docs/packed_format.md has the whole file with a worked example.
+//
+// A page holds `page_rows` packed rows (neurons) of one layer:
+//   gate    page_rows/16 panels of 16 neurons over `dim` columns, exactly the source's codes and scales
+//   up      the same
+//   down    ceil(dim/16) panels of 16 outputs over `page_rows` columns (column = packed row of the page):
+//           codes only. Quantized types: code vectors as in base/panel.h; the scales are NOT here but in the
+//           layer's down-scale table, because rows that share a scale in the source are spread over pages
+//           ("sorted-exact"). Float types: panel as in base/panel.h, no table.
+// Each part starts at a multiple of 64 bytes; the page is padded with zeros to a multiple of 4096.
+//
+// Rows are ordered in runs: `run_rows` neighbouring packed rows come from one group of kQuantBlock neighbouring
+// neurons of the source, so they share one row of the down-scale table: a kernel sums codes over the run as
+// integers, then scales once. Down-scale table of a layer, [group][1 or 2][dim] half:
+//   scales[group][0][o] = d, scales[group][1][o] = m (types with a minimum), for output o.
+// group of run r = run_groups[r], r = RowIndex / run_rows, with the value neuron / kQuantBlock.
+// Rows past the layer's FFN width (in the last page only) have zero codes and scales and belong to group 0.
+#pragma once
+
+#include <cstdint>
+
+#include "base/quant.h"
+
+namespace dogstar {
+
+inline constexpr int64_t kPageAlignment = 4096;
+
+struct FfnPageLayout {
+  QuantType gate_type = QuantType::kF32;
+  QuantType up_type = QuantType::kF32;
+  QuantType down_type = QuantType::kF32;
+  int32_t dim = 0;        // hidden size
+  int32_t ffn_rows = 0;   // the layer's FFN width
+  int32_t page_rows = 0;  // multiple of kQuantBlock
+  int32_t run_rows = 0;   // 4, 8, 16 or 32
+
+  // Derived by Make.
+  uint64_t gate_offset = 0;
+  uint64_t up_offset = 0;
+  uint64_t down_offset = 0;
+  uint64_t down_panel_bytes = 0;  // one panel of 16 outputs
+  uint64_t page_bytes = 0;        // multiple of kPageAlignment
+
+  // InvalidArgument when the sizes do not fit the types (dim or ffn_rows no multiple of a block, overflow, ...).
+  static absl::StatusOr<FfnPageLayout> Make(QuantType gate_type, QuantType up_type, QuantType down_type, int64_t dim,
+                                            int64_t ffn_rows, int64_t page_rows, int64_t run_rows);
+
+  int32_t page_count() const { return (ffn_rows + page_rows - 1) / page_rows; }
+  bool has_down_table() const;      // quantized down
+  bool has_down_minimum() const;    // Q4_1
+  uint64_t down_group_bytes() const;  // one group's row of the table; 0 without a table
+  int32_t group_count() const { return (ffn_rows + kQuantBlockRows - 1) / kQuantBlockRows; }
+  static constexpr int32_t kQuantBlockRows = 32;
+};
+
+// Bytes of `cols` codes of 16 outputs without scales (down part of a page).
+uint64_t DownPanelBytes(QuantType type, int64_t cols);
+
+}  // namespace dogstar

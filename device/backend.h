@@ -1,0 +1,256 @@
+// Backend: what a compute device offers. The seam between the engine and the CPU or GPU: it knows tensors,
+// matrices, slots of memory and KV rows, and no model, page file or predictor.
+//
+// Order: operations run in the order of their calls. Everything here is enqueue-only: a call may return before its
+// work is done, except those that say "waits". A Ticket stands for all work enqueued before it was taken.
+// Weight memory handed to an operation must stay untouched until the ticket of that operation is done.
+//
+// Determinism: the result for one activation row does not depend on how many rows share the call, on the number of
+// threads, on how work is cut into calls, or on the instruction set. Each operation states its order of summation:
+//   product of a weight row and an activation row, quantized weights (int8 activations):
+//     acc = 0; for each block b of 32 columns in order: s = exact integer sum of code * x_code over the block;
+//     acc = fma(d_b * xd_b, float(s), acc), for Q4_0 with codes taken as code - 8;
+//     Q4_1 adds, right after, acc = fma(m_b, xs_b, acc), xs_b = xd_b * float(sum of x codes of the block)
+//   float weights, and every type in precise mode (weights decoded to f32, activations f32):
+//     acc = 0; for each column k in order: acc = fma(w_k, x_k, acc)
+//   down part of an FFN page: see FfnAccumulatePages.
+// int8 activations: per block of 32, d = max|x| / 127, code = nearest-even(x * (127 / max|x|)), all zero when max is 0.
+//
+// Threads: one thread calls a backend. Memory: nothing is allocated after the New... calls.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/activation.h"
+#include "base/ffn_page.h"
+#include "base/quant.h"
+#include "base/status.h"
+#include "base/types.h"
+
+namespace dogstar {
+
+// Address in tier-0 memory of the backend. Opaque above device/: host memory for the CPU backend, device memory
+// for CUDA.
+using DeviceAddress = const std::byte*;
+
+struct Ticket {
+  uint64_t value = 0;
+};
+
+// f32 values, [rows, cols], row-major, in device memory.
+class Tensor {
+ public:
+  Tensor(int32_t rows, int32_t cols) : rows_(rows), cols_(cols) {}
+  virtual ~Tensor() = default;
+  Tensor(const Tensor&) = delete;
+  Tensor& operator=(const Tensor&) = delete;
+  int32_t rows() const { return rows_; }
+  int32_t cols() const { return cols_; }
+
+ private:
+  int32_t rows_, cols_;
+};
+
+// Activation rows prepared as the right side of products: f32, and int8 codes with block scales unless precise.
+// [rows, cols], cols a multiple of 32.
+class Activations {
+ public:
+  virtual ~Activations() = default;
+};
+
+// Keys and values of all layers, [slot] addressed.
+class KvStore {
+ public:
+  virtual ~KvStore() = default;
+  virtual uint64_t bytes() const = 0;
+};
+
+// Scratch of one FFN in progress.
+class FfnJob {
+ public:
+  virtual ~FfnJob() = default;
+};
+
+enum class MatrixLayout {
+  kPanels,  // base/panel.h, 64-byte aligned
+  kPlain,   // rows as in a GGUF file, any alignment
+};
+
+// Rows [0, rows) of a weight matrix, [rows, cols].
+struct MatrixView {
+  QuantType type = QuantType::kF32;
+  MatrixLayout layout = MatrixLayout::kPanels;
+  int32_t rows = 0;
+  int32_t cols = 0;
+  DeviceAddress data = nullptr;
+};
+
+enum class RopePairing {
+  kAdjacent,  // dimensions 2i and 2i + 1 rotate together (GGUF files of architecture "llama")
+  kHalves,    // dimensions i and i + rotary_dims / 2 (NeoX)
+};
+
+struct RopeParams {
+  RopePairing pairing = RopePairing::kAdjacent;
+  int32_t head_dim = 0;
+  int32_t rotary_dims = 0;  // <= head_dim; the others pass through
+  // [rotary_dims / 2]: angle per position of each pair, scaling included (theta_i = base^(-2i/rotary_dims)).
+  std::span<const float> frequencies;
+};
+
+// KV slots [begin, end) that hold consecutive positions of one path.
+struct SlotRun {
+  int32_t begin = 0;
+  int32_t end = 0;
+};
+
+// Which KV slots each query row may see: row i sees runs[rows[i].first_run .. + run_count), which lists them in the
+// order of their positions, its own slot last. Attention sums in that order, whatever the slot numbers are.
+struct AttentionMask {
+  struct Row {
+    int32_t first_run = 0;
+    int32_t run_count = 0;
+  };
+  std::vector<SlotRun> runs;
+  std::vector<Row> rows;
+};
+
+struct AttentionParams {
+  int32_t head_count = 0;
+  int32_t kv_head_count = 0;
+  int32_t head_dim = 0;
+  float score_scale = 0;  // usually 1 / sqrt(head_dim)
+};
+
+enum class KvType { kF16, kF32 };
+
+struct KvShape {
+  int32_t layers = 0;
+  int32_t kv_head_count = 0;
+  int32_t head_dim = 0;
+  int32_t slots = 0;
+  KvType type = KvType::kF16;
+};
+// Bytes that NewKvStore will take, padding included.
+uint64_t KvStoreBytes(const KvShape& shape);
+
+// Which bits of a page's rows are there. Only kWhole exists so far; docs/packed_format.md reserves the others.
+enum class PlaneState { kWhole };
+
+// One page of FFN rows in a slot of tier-0 memory.
+struct FfnPageRef {
+  DeviceAddress data = nullptr;  // 64-byte aligned; layout: the job's FfnPageLayout
+  PlaneState planes = PlaneState::kWhole;
+  int32_t first_row = 0;  // RowIndex of the page's first row; where captured values go
+  int32_t row_count = 0;  // rows that exist: page_rows, less in a layer's last page
+  // [row_count / run_rows, rounded up]: down-scale group of each run of the page. Host memory.
+  const uint16_t* run_groups = nullptr;
+  // Rows to use: bit i = row i of the page; null: all. A masked row contributes exactly nothing. Host memory.
+  const uint64_t* row_mask = nullptr;
+};
+
+// Single rows gathered from pages, for drafts (the overlay): gate and up panels of 16 rows as in a page; down codes
+// with run_rows = 1: for each panel of 16 outputs and each pair of rows 16 bytes for 4-bit types (byte o: low
+// nibble row 2p, high nibble row 2p + 1), 32 bytes for Q8_0 (16 codes of row 2p, 16 of row 2p + 1); float types as
+// in a page. Every row has a group of its own.
+struct FfnOverlayRef {
+  DeviceAddress gate = nullptr;  // [row_count / 16 rounded up] panels
+  DeviceAddress up = nullptr;
+  DeviceAddress down = nullptr;  // [dim / 16 rounded up] panels of OverlayDownPanelBytes(type, row_capacity)
+  int32_t row_capacity = 0;      // multiple of 16; fixes the strides
+  int32_t row_count = 0;
+  const uint16_t* groups = nullptr;    // [row_count]
+  const int32_t* row_index = nullptr;  // [row_count] RowIndex of each row
+  const uint64_t* row_mask = nullptr;
+};
+uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity);
+
+struct FfnParams {
+  FfnPageLayout layout;
+  FfnActivation activation = FfnActivation::kSilu;
+  DeviceAddress down_scales = nullptr;  // [group][1 or 2][dim] half, 64-byte aligned; null for float types
+  // When set, z of every row used is stored at capture[t][row]; [rows, ffn_rows rounded up to page_rows], RowIndex
+  // order; rows that were not used are left as they were.
+  Tensor* capture = nullptr;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string Describe() const = 0;  // "cpu, avx512-vnni, 2 threads"
+  virtual bool precise() const = 0;
+
+  // Memory for weights: 4096-aligned, zeroed, host-addressable (reads may go straight into it) on the CPU backend.
+  // ResourceExhausted names the bytes. Freed with the backend or by FreeMemory.
+  virtual absl::StatusOr<std::byte*> AllocateMemory(uint64_t bytes) = 0;
+  virtual void FreeMemory(std::byte* memory) = 0;
+
+  virtual absl::StatusOr<std::unique_ptr<Tensor>> NewTensor(int32_t rows, int32_t cols) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Activations>> NewActivations(int32_t rows, int32_t cols) = 0;
+  virtual absl::StatusOr<std::unique_ptr<KvStore>> NewKvStore(const KvShape& shape) = 0;
+  virtual absl::StatusOr<std::unique_ptr<FfnJob>> NewFfnJob(int32_t rows, int32_t dim, int32_t ffn_rows) = 0;
+
+  // Bytes the New... calls above take for these shapes, so that a budget can be planned before anything is allocated.
+  virtual uint64_t TensorBytes(int32_t rows, int32_t cols) const = 0;
+  virtual uint64_t ActivationsBytes(int32_t rows, int32_t cols) const = 0;
+  virtual uint64_t FfnJobBytes(int32_t rows, int32_t dim, int32_t ffn_rows) const = 0;
+
+  // dst[first_row + i] = values[i * cols ..]; copies before it returns.
+  virtual void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) = 0;
+  // Waits. values: rows * cols floats from row first_row on.
+  virtual absl::Status Download(const Tensor& src, int32_t first_row, int32_t rows, std::span<float> values) = 0;
+
+  // dst row i = row row_index[i] of `table` (kPanels or kPlain), dequantized.
+  virtual void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) = 0;
+  // dst[dst_row + i] = src[src_row + i], same cols.
+  virtual void CopyRows(const Tensor& src, int32_t src_row, int32_t rows, int32_t dst_row, Tensor* dst) = 0;
+
+  // out[t] = x[t] * weight / sqrt(mean(x[t]^2) + epsilon); weight: [cols] f32 in device memory. The mean is summed in
+  // 16 lanes (lane = column % 16), then lanes 8 apart, 4, 2, 1.
+  virtual void RmsNorm(const Tensor& x, int32_t rows, DeviceAddress weight, float epsilon, Tensor* out) = 0;
+  virtual void Prepare(const Tensor& x, int32_t rows, Activations* out) = 0;
+  // out[t, out_col + r] = sum_k w[r, k] x[t, k]   for t < rows, r < w.rows.
+  virtual void MatMul(const MatrixView& w, const Activations& x, int32_t rows, int32_t out_col, Tensor* out) = 0;
+  // x[t] += y[t]
+  virtual void Add(const Tensor& y, int32_t rows, Tensor* x) = 0;
+  // z[t, i] = activation(gate[t, i]) * up[t, i]
+  virtual void GatedActivation(FfnActivation activation, const Tensor& gate, const Tensor& up, int32_t rows,
+                               Tensor* z) = 0;
+  // Rotates each head of x[t] (cols = head_count * head_dim) to positions[t], in place.
+  virtual void Rope(const RopeParams& params, std::span<const TokenPos> positions, Tensor* x) = 0;
+
+  // k, v: [rows, kv_head_count * head_dim], row i to slots[i].
+  virtual void WriteKv(LayerIndex layer, std::span<const KvSlot> slots, const Tensor& k, const Tensor& v,
+                       KvStore* store) = 0;
+  // Copies a slot's keys and values of all layers (KV compaction of a tree's path).
+  virtual void CopyKv(KvSlot from, KvSlot to, KvStore* store) = 0;
+  // out[t] = softmax(score_scale * q[t] k^T) v over the allowed slots, per head; q, out: [rows, head_count * head_dim].
+  // Scores: 16 lanes over head_dim, lanes added 8 apart, 4, 2, 1; sum of exponentials and of values: sequential in
+  // the mask's order.
+  virtual void Attention(const AttentionParams& params, LayerIndex layer, const AttentionMask& mask,
+                         const KvStore& store, const Tensor& q, Tensor* out) = 0;
+
+  // FFN over packed pages: x_out += down^T (activation(gate n) * (up n)), in three steps so that pages can stream.
+  // Begin: y = 0. x: the normed input, [rows, dim].
+  virtual void FfnBegin(const FfnParams& params, const Activations& x, int32_t rows, FfnJob* job) = 0;
+  // For each page in order: z = activation(gate x) * up x for its rows (masked rows: 0); z quantized to int8 in
+  // blocks of 32 packed rows of the page; partial = 0; for each run of the page in order:
+  // partial = fma(zd * d_group, float(s), partial) [Q4_1: then partial = fma(m_group, zs_run, partial), zs_run = zd *
+  // float(sum of the run's z codes)]; y += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
+  // Precise: as float down, on decoded weights.
+  virtual Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) = 0;
+  virtual Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) = 0;
+  // x[t] += y[t]
+  virtual Ticket FfnEnd(FfnJob* job, Tensor* x) = 0;
+
+  virtual bool IsDone(Ticket ticket) = 0;
+  virtual void Wait(Ticket ticket) = 0;
+};
+
+}  // namespace dogstar
