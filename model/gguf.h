@@ -86,6 +86,7 @@ class GgufHeader {
   uint64_t file_bytes_ = 0;
   std::vector<GgufField> fields_;
   std::vector<GgufTensor> tensors_;
+  std::vector<uint32_t> tensors_by_name_;  // indices into tensors_
 };
 
 // Reads and parses the header of the file at `path` (a directory, an empty file, a wrong magic: a clear error).
@@ -101,6 +102,8 @@ class GgufWriter {
   GgufWriter& operator=(GgufWriter&& other) noexcept;
   ~GgufWriter();
 
+  // A key declared again replaces the earlier value. general.alignment is the writer's own: one declared here is
+  // ignored.
   void AddField(GgufField field);
   void AddUint32(std::string key, uint32_t value);
   void AddUint64(std::string key, uint64_t value);
