@@ -89,6 +89,6 @@ absl::Status PackModel(const std::string& source, const std::string& output, con
 
 // Where an automatic pack of `source` goes: beside it (model.dog.gguf) if that folder can be written, else in
 // cache_dir.
-std::string DefaultPackedPath(const std::string& source);
+std::string DefaultPackedPath(const std::string& source, const std::string& cache_dir);
 
 }  // namespace dogstar

@@ -1,0 +1,218 @@
+#include "model/packed_writer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "fmt/format.h"
+#include "model/packed_format.h"
+#include "model/packed_layer.h"
+
+namespace dogstar {
+namespace {
+
+uint64_t RowsOf(std::span<const uint64_t> shape) {
+  uint64_t rows = 1;
+  for (uint64_t size : shape.subspan(1)) rows *= size;
+  return rows;
+}
+
+GgufField StringArrayField(const char* key, std::vector<std::string> values) {
+  GgufField field{.key = key, .type = GgufValueType::kArray};
+  GgufArray array{.element_type = GgufValueType::kString, .count = values.size()};
+  array.strings = std::move(values);
+  field.value = std::move(array);
+  return field;
+}
+
+uint64_t PagesBytes(const FfnPageLayout& layout) {
+  return layout.page_bytes * static_cast<uint64_t>(layout.page_count());
+}
+
+uint64_t DownScalesBytes(const FfnPageLayout& layout) {
+  return layout.down_group_bytes() * static_cast<uint64_t>(layout.group_count());
+}
+
+std::vector<uint32_t> TypesOf(std::span<const FfnPageLayout> layers, QuantType FfnPageLayout::*type) {
+  std::vector<uint32_t> types;
+  for (const FfnPageLayout& layout : layers) types.push_back(static_cast<uint32_t>(layout.*type));
+  return types;
+}
+
+bool IsOurs(const std::string& key) { return key == "general.alignment" || key.starts_with(packed::kKeyPrefix); }
+
+}  // namespace
+
+absl::StatusOr<PackedWriter> PackedWriter::Create(const std::string& path, PackedPlan plan, ThreadPool* pool,
+                                                  std::function<void(uint64_t, uint64_t)> progress) {
+  CHECK(!plan.layers.empty());
+  ASSIGN_OR_RETURN(GgufWriter gguf, GgufWriter::Create(path, packed::kFileAlignment));
+  PackedWriter writer(std::move(gguf));
+  writer.plan_ = std::move(plan);
+  writer.pool_ = pool;
+  writer.progress_ = std::move(progress);
+  RETURN_IF_ERROR(writer.Declare());
+  RETURN_IF_ERROR(writer.AllocateLayerBuffers());
+  writer.total_bytes_ = writer.writer_.TotalBytes();
+  RETURN_IF_ERROR(writer.writer_.BeginData());
+  return writer;
+}
+
+absl::Status PackedWriter::Declare() {
+  for (const GgufTensor& tensor : plan_.plain) {
+    RETURN_IF_ERROR(writer_.AddTensor(tensor.name, tensor.gguf_type, tensor.shape));
+    AddChecksumEntry(tensor.name, tensor.gguf_type, tensor.shape);
+  }
+  RETURN_IF_ERROR(DeclareLayers());
+  uint64_t pages = 0, checksums = 0;
+  for (const FfnPageLayout& layout : plan_.layers) pages += static_cast<uint64_t>(layout.page_count());
+  for (const ChecksumEntry& entry : entries_) checksums += packed::ChunkCount(entry.rows, entry.row_bytes);
+  // Last, because they are known last.
+  RETURN_IF_ERROR(writer_.AddTensor(packed::kPageChecksumsTensor, packed::kGgufI64, {pages}));
+  RETURN_IF_ERROR(writer_.AddTensor(packed::kTensorChecksumsTensor, packed::kGgufI64, {checksums}));
+  DeclareFields();
+  DeclareChecksumFields();
+  return absl::OkStatus();
+}
+
+absl::Status PackedWriter::DeclareLayers() {
+  for (size_t i = 0; i < plan_.layers.size(); ++i) {
+    const FfnPageLayout& layout = plan_.layers[i];
+    const std::string order = packed::LayerTensor(i, packed::kRowOrderPart);
+    const std::vector<uint64_t> order_shape = {static_cast<uint64_t>(layout.ffn_rows)};
+    RETURN_IF_ERROR(writer_.AddTensor(order, packed::kGgufI32, order_shape));
+    AddChecksumEntry(order, packed::kGgufI32, order_shape);
+    if (layout.has_down_table()) {
+      const std::string scales = packed::LayerTensor(i, packed::kDownScalesPart);
+      const std::vector<uint64_t> scales_shape = packed::DownScalesShape(layout);
+      RETURN_IF_ERROR(writer_.AddTensor(scales, packed::kGgufF16, scales_shape));
+      AddChecksumEntry(scales, packed::kGgufF16, scales_shape);
+    }
+    RETURN_IF_ERROR(writer_.AddTensor(packed::LayerTensor(i, packed::kPagesPart), packed::kGgufI8,
+                                      {layout.page_bytes, static_cast<uint64_t>(layout.page_count())}));
+  }
+  return absl::OkStatus();
+}
+
+void PackedWriter::DeclareFields() {
+  for (GgufField& field : plan_.fields) {
+    if (!IsOurs(field.key)) writer_.AddField(std::move(field));
+  }
+  plan_.fields.clear();
+  writer_.AddUint32(packed::kVersionKey, kPackedVersion);
+  writer_.AddUint64(packed::kSourceBytesKey, plan_.source.bytes);
+  writer_.AddUint64(packed::kSourceMtimeKey, plan_.source.mtime_ns);
+  writer_.AddUint64(packed::kSourceHashKey, plan_.source.header_hash);
+  writer_.AddUint32(packed::kPageRowsKey, static_cast<uint32_t>(plan_.layers[0].page_rows));
+  writer_.AddUint32(packed::kRunRowsKey, static_cast<uint32_t>(plan_.layers[0].run_rows));
+  writer_.AddString(packed::kOrderKey, plan_.hot_order ? packed::kOrderHot : packed::kOrderOriginal);
+  const std::vector<uint32_t> row_layouts(plan_.layers.size(), static_cast<uint32_t>(packed::RowLayout::kWholeRows));
+  writer_.AddUint32Array(packed::kRowLayoutKey, row_layouts);
+  writer_.AddUint32Array(packed::kGateTypeKey, TypesOf(plan_.layers, &FfnPageLayout::gate_type));
+  writer_.AddUint32Array(packed::kUpTypeKey, TypesOf(plan_.layers, &FfnPageLayout::up_type));
+  writer_.AddUint32Array(packed::kDownTypeKey, TypesOf(plan_.layers, &FfnPageLayout::down_type));
+}
+
+void PackedWriter::DeclareChecksumFields() {
+  std::vector<std::string> names;
+  std::vector<uint32_t> chunk_rows, counts;
+  for (const ChecksumEntry& entry : entries_) {
+    names.push_back(entry.tensor);
+    chunk_rows.push_back(static_cast<uint32_t>(ChunkRows(entry.row_bytes)));
+    counts.push_back(static_cast<uint32_t>(packed::ChunkCount(entry.rows, entry.row_bytes)));
+  }
+  writer_.AddField(StringArrayField(packed::kChecksumTensorsKey, std::move(names)));
+  writer_.AddUint32Array(packed::kChecksumChunkRowsKey, chunk_rows);
+  writer_.AddUint32Array(packed::kChecksumCountsKey, counts);
+}
+
+absl::Status PackedWriter::AllocateLayerBuffers() {
+  uint64_t pages = 0, scales = 0;
+  for (const FfnPageLayout& layout : plan_.layers) {
+    pages = std::max(pages, PagesBytes(layout));
+    scales = std::max(scales, DownScalesBytes(layout));
+  }
+  ASSIGN_OR_RETURN(pages_, AlignedBuffer::Create(pages));
+  ASSIGN_OR_RETURN(down_scales_, AlignedBuffer::Create(scales));
+  return absl::OkStatus();
+}
+
+void PackedWriter::AddChecksumEntry(std::string tensor, uint32_t gguf_type, std::span<const uint64_t> shape) {
+  const QuantTraits* const traits = FindQuantTraits(gguf_type);
+  CHECK(traits != nullptr);  // AddTensor has accepted it
+  const uint64_t row_bytes =
+      shape[0] / static_cast<uint64_t>(traits->block_weights) * static_cast<uint64_t>(traits->block_bytes);
+  entries_.push_back({.tensor = std::move(tensor), .rows = RowsOf(shape), .row_bytes = row_bytes});
+}
+
+uint64_t PackedWriter::NextPlainBytes() const {
+  if (plain_index_ == plan_.plain.size()) return 0;
+  // Entry i is plain tensor i: they are declared first.
+  const ChecksumEntry& entry = entries_[plain_index_];
+  const uint64_t chunk_bytes = static_cast<uint64_t>(ChunkRows(entry.row_bytes)) * entry.row_bytes;
+  return std::min(chunk_bytes, entry.rows * entry.row_bytes - plain_done_);
+}
+
+absl::Status PackedWriter::WritePlain(std::span<const std::byte> chunk) {
+  CHECK(!chunk.empty() && chunk.size() == NextPlainBytes());
+  RETURN_IF_ERROR(writer_.WriteData(chunk));
+  tensor_checksums_.push_back(ChecksumOf(chunk));
+  plain_done_ += chunk.size();
+  Progress(chunk.size());
+  const ChecksumEntry& entry = entries_[plain_index_];
+  if (plain_done_ < entry.rows * entry.row_bytes) return absl::OkStatus();
+  plain_done_ = 0;
+  ++plain_index_;
+  return writer_.EndTensor();
+}
+
+absl::Status PackedWriter::WriteLayer(const RowOrder& order, const LayerMatrices& matrices) {
+  CHECK(plain_index_ == plan_.plain.size() && layer_ < plan_.layers.size());
+  const FfnPageLayout& layout = plan_.layers[layer_++];
+  CHECK(order.row_order.size() == static_cast<size_t>(layout.ffn_rows));
+  const std::span<std::byte> pages = pages_.span().first(PagesBytes(layout));
+  const std::span<std::byte> scales = down_scales_.span().first(DownScalesBytes(layout));
+  PackFfnLayer(layout, order.row_order, matrices, pool_, pages, scales);
+
+  const auto order_bytes = std::as_bytes(std::span(order.row_order));
+  RETURN_IF_ERROR(WriteChecked(order_bytes, order_bytes.size()));
+  if (layout.has_down_table()) RETURN_IF_ERROR(WriteChecked(scales, static_cast<uint64_t>(layout.dim) * 2));
+  for (uint64_t offset = 0; offset < pages.size(); offset += layout.page_bytes) {
+    page_checksums_.push_back(ChecksumOf(pages.subspan(offset, layout.page_bytes)));
+  }
+  return WriteTensor(pages);
+}
+
+absl::Status PackedWriter::WriteChecked(std::span<const std::byte> bytes, uint64_t row_bytes) {
+  const uint64_t chunk_bytes = static_cast<uint64_t>(ChunkRows(row_bytes)) * row_bytes;
+  for (uint64_t offset = 0; offset < bytes.size(); offset += chunk_bytes) {
+    const uint64_t count = std::min<uint64_t>(chunk_bytes, bytes.size() - offset);
+    tensor_checksums_.push_back(ChecksumOf(bytes.subspan(offset, count)));
+  }
+  return WriteTensor(bytes);
+}
+
+absl::Status PackedWriter::WriteTensor(std::span<const std::byte> bytes) {
+  constexpr size_t kPiece = 4 << 20;  // so that progress moves
+  for (size_t offset = 0; offset < bytes.size(); offset += kPiece) {
+    const size_t count = std::min(kPiece, bytes.size() - offset);
+    RETURN_IF_ERROR(writer_.WriteData(bytes.subspan(offset, count)));
+    Progress(count);
+  }
+  return writer_.EndTensor();
+}
+
+absl::Status PackedWriter::Finish() {
+  CHECK(plain_index_ == plan_.plain.size() && layer_ == plan_.layers.size());
+  RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(page_checksums_))));
+  RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(tensor_checksums_))));
+  RETURN_IF_ERROR(writer_.Finish());
+  if (progress_) progress_(total_bytes_, total_bytes_);
+  return absl::OkStatus();
+}
+
+void PackedWriter::Progress(uint64_t bytes) {
+  done_bytes_ += bytes;
+  if (progress_) progress_(std::min(done_bytes_, total_bytes_), total_bytes_);
+}
+
+}  // namespace dogstar
