@@ -1,0 +1,44 @@
+// No fmt in files that nvcc compiles: its consteval format strings do not pass nvcc's front end (fmt 9, CUDA 13.0).
+#include "cuda/cuda_backend.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/units.h"
+#include "cuda/owned.h"
+
+namespace dogstar {
+
+absl::StatusOr<std::vector<CudaDevice>> ListCudaDevices() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) {
+    cudaGetLastError();
+    return std::vector<CudaDevice>();  // no GPU, or no driver that could use one
+  }
+  RETURN_IF_ERROR(CudaStatus(error, "count CUDA devices"));
+  std::vector<CudaDevice> devices;
+  for (int index = 0; index < count; ++index) {
+    cudaDeviceProp properties;
+    RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, index), "read the properties of a CUDA device"));
+    RETURN_IF_ERROR(CudaStatus(cudaSetDevice(index), "choose a CUDA device"));
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free_bytes, &total_bytes), "read the free memory of a CUDA device"));
+    devices.push_back({index, properties.name, total_bytes, free_bytes});
+  }
+  return devices;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(const CudaOptions& options) {
+  ASSIGN_OR_RETURN(const std::vector<CudaDevice> devices, ListCudaDevices());
+  if (devices.empty()) return absl::UnavailableError("no CUDA device was found on this machine");
+  if (options.device < 0 || static_cast<size_t>(options.device) >= devices.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("CUDA device ", options.device, " does not exist; there are ",
+                                                   devices.size(), ", numbered from 0"));
+  }
+  const CudaDevice& device = devices[options.device];
+  return absl::UnimplementedError(absl::StrCat("found ", device.name, " (", FormatSize(device.memory_bytes),
+                                               "), but this release has no CUDA kernels: they come with a later "
+                                               "one; run on the CPU (leave out --vram)"));
+}
+
+}  // namespace dogstar
