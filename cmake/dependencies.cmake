@@ -14,7 +14,8 @@ function(dogstar_static_module name)
   pkg_check_modules(${prefix} REQUIRED ${ARGN})
   set(archives "")
   foreach(library IN LISTS ${prefix}_STATIC_LIBRARIES)
-    if(library STREQUAL "pthread" OR library STREQUAL "rt" OR library STREQUAL "m" OR library STREQUAL "dl")
+    if(library STREQUAL "pthread" OR library STREQUAL "rt" OR library STREQUAL "m" OR library STREQUAL "dl"
+       OR library STREQUAL "atomic")  # parts of the C library and the compiler
       continue()
     endif()
     find_library(archive_${library} NAMES lib${library}.a HINTS ${${prefix}_STATIC_LIBRARY_DIRS} REQUIRED)
