@@ -116,6 +116,8 @@ class GgufWriter {
 
   // Bytes of the finished file as declared so far.
   uint64_t TotalBytes() const;
+  // All bytes before the first tensor's data, as declared so far.
+  std::string HeaderBytes() const;
   // Checks free disk space (ResourceExhausted names needed and free bytes), writes metadata and table.
   absl::Status BeginData();
   // Appends bytes to the current tensor; tensors follow each other in order of declaration.

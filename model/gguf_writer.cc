@@ -255,6 +255,8 @@ absl::Status GgufWriter::AddTensor(std::string name, uint32_t gguf_type, std::ve
 
 uint64_t GgufWriter::TotalBytes() const { return state_->Header().size() + state_->DataBytes(); }
 
+std::string GgufWriter::HeaderBytes() const { return state_->Header(); }
+
 absl::Status GgufWriter::BeginData() {
   if (state_->data_begun) return absl::FailedPreconditionError("BeginData twice");
   const std::string header = state_->Header();

@@ -126,6 +126,7 @@ class Opener {
 
   absl::StatusOr<std::vector<TensorChecksums>> ReadTensorChecksums();
   absl::Status CheckRowOrders(std::span<const PackedLayer> layers, const PackedFile& packed) const;
+  absl::Status CheckHeader() const;
 
  private:
   absl::StatusOr<PackedLayer> ReadLayer(uint64_t index) const;
@@ -232,7 +233,8 @@ absl::StatusOr<std::vector<TensorChecksums>> Opener::ReadTensorChecksums() {
 
 // Every tensor is covered: by entries, by page checksums, or it holds checksums.
 absl::Status Opener::CheckAllListed(const std::set<std::string_view>& listed) const {
-  std::set<std::string> others = {packed::kPageChecksumsTensor, packed::kTensorChecksumsTensor};
+  std::set<std::string> others = {packed::kPageChecksumsTensor, packed::kTensorChecksumsTensor,
+                                  packed::kHeaderChecksumTensor};
   for (uint64_t i = 0; i < parameters_.layer_count; ++i) others.insert(packed::LayerTensor(i, packed::kPagesPart));
   for (const GgufTensor& tensor : header_.tensors()) {
     if (listed.contains(tensor.name) == others.contains(tensor.name)) {
@@ -252,6 +254,17 @@ absl::Status Opener::CheckRowOrders(std::span<const PackedLayer> layers, const P
     }
   }
   return absl::OkStatus();
+}
+
+// Metadata and tensor table: a flipped bit in them could be a valid number, and a silent wrong answer.
+absl::Status Opener::CheckHeader() const {
+  ASSIGN_OR_RETURN(const GgufTensor* tensor, FindShaped(header_, packed::kHeaderChecksumTensor, packed::kGgufI64, {1}));
+  ASSIGN_OR_RETURN(const auto expected, ReadValues<uint64_t>(file_, *tensor));
+  std::vector<std::byte> bytes(header_.data_offset());
+  RETURN_IF_ERROR(file_.ReadAt(0, bytes));
+  if (ChecksumOf(bytes) == expected[0]) return absl::OkStatus();
+  return absl::DataLossError(
+      "checksum of metadata and tensor table does not match: the file is damaged, or was edited");
 }
 
 // A folder that files can be made in.
@@ -283,6 +296,7 @@ absl::StatusOr<PackedFile> PackedFile::Open(const std::string& path, const GgufH
     ASSIGN_OR_RETURN(result.layers_, opener.ReadLayers());
     ASSIGN_OR_RETURN(result.tensor_checksums_, opener.ReadTensorChecksums());
     RETURN_IF_ERROR(opener.CheckRowOrders(result.layers_, result));
+    RETURN_IF_ERROR(opener.CheckHeader());  // last: what the checks above find has a clearer message
     return result;
   }();
   if (!packed.ok()) return Annotate(packed.status(), path);

@@ -39,6 +39,7 @@ enum class RowLayout : uint32_t { kWholeRows = 1 };
 // Tensors.
 inline constexpr char kPageChecksumsTensor[] = "dogstar.page_checksums";      // I64 [pages of all layers]
 inline constexpr char kTensorChecksumsTensor[] = "dogstar.tensor_checksums";  // I64 [sum of counts]
+inline constexpr char kHeaderChecksumTensor[] = "dogstar.header_checksum";    // I64 [1]: all bytes before the data
 inline constexpr char kPagesPart[] = "ffn_pages";                             // I8 [page_bytes, page_count]
 inline constexpr char kDownScalesPart[] = "ffn_down_scales";                  // F16 [dim, planes * groups]
 inline constexpr char kRowOrderPart[] = "ffn_row_order";                      // I32 [ffn_rows]

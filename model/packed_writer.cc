@@ -53,6 +53,7 @@ absl::StatusOr<PackedWriter> PackedWriter::Create(const std::string& path, Packe
   RETURN_IF_ERROR(writer.Declare());
   RETURN_IF_ERROR(writer.AllocateLayerBuffers());
   writer.total_bytes_ = writer.writer_.TotalBytes();
+  writer.header_checksum_ = ChecksumOf(std::as_bytes(std::span(writer.writer_.HeaderBytes())));
   RETURN_IF_ERROR(writer.writer_.BeginData());
   return writer;
 }
@@ -69,6 +70,7 @@ absl::Status PackedWriter::Declare() {
   // Last, because they are known last.
   RETURN_IF_ERROR(writer_.AddTensor(packed::kPageChecksumsTensor, packed::kGgufI64, {pages}));
   RETURN_IF_ERROR(writer_.AddTensor(packed::kTensorChecksumsTensor, packed::kGgufI64, {checksums}));
+  RETURN_IF_ERROR(writer_.AddTensor(packed::kHeaderChecksumTensor, packed::kGgufI64, {1}));
   DeclareFields();
   DeclareChecksumFields();
   return absl::OkStatus();
@@ -205,6 +207,7 @@ absl::Status PackedWriter::Finish() {
   CHECK(plain_index_ == plan_.plain.size() && layer_ == plan_.layers.size());
   RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(page_checksums_))));
   RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(tensor_checksums_))));
+  RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(&header_checksum_, 1))));
   RETURN_IF_ERROR(writer_.Finish());
   if (progress_) progress_(total_bytes_, total_bytes_);
   return absl::OkStatus();

@@ -71,6 +71,7 @@ class PackedWriter {
   AlignedBuffer pages_, down_scales_;  // of the largest layer
   std::vector<ChecksumEntry> entries_;
   std::vector<uint64_t> page_checksums_, tensor_checksums_;
+  uint64_t header_checksum_ = 0;
   size_t plain_index_ = 0;
   uint64_t plain_done_ = 0;  // bytes of plain tensor plain_index_
   size_t layer_ = 0;
