@@ -53,7 +53,8 @@ absl::StatusOr<PackedWriter> PackedWriter::Create(const std::string& path, Packe
   RETURN_IF_ERROR(writer.Declare());
   RETURN_IF_ERROR(writer.AllocateLayerBuffers());
   writer.total_bytes_ = writer.writer_.TotalBytes();
-  writer.header_checksum_ = ChecksumOf(std::as_bytes(std::span(writer.writer_.HeaderBytes())));
+  const std::string header = writer.writer_.HeaderBytes();
+  writer.header_checksum_ = ChecksumOf(std::as_bytes(std::span(header)));
   RETURN_IF_ERROR(writer.writer_.BeginData());
   return writer;
 }
