@@ -86,7 +86,12 @@ void UnpackQuantizedRow(QuantType type, const std::byte* panel, int lane, int64_
 
 }  // namespace
 
-uint64_t PanelBytes(QuantType type, int64_t cols) { return RowBytes(type, cols) * kPanelRows; }
+uint64_t PanelBytes(QuantType type, int64_t cols) {
+  const uint64_t bytes = RowBytes(type, cols) * kPanelRows;
+  if (IsFloat(type)) return bytes;
+  // An odd number of blocks with one scale each ends in half a vector.
+  return (bytes + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
+}
 
 uint64_t PanelScalesOffset(QuantType type, int64_t cols) { return IsFloat(type) ? 0 : CodeBytes(type, cols); }
 

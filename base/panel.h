@@ -5,7 +5,8 @@
 //                         nibble) and 8v + 4 + i%4 (high nibble), the raw code 0..15 of the source block
 //   Q8_0          codes:  cols/4 vectors of 64 bytes; byte i of vector v holds row i/4, weight 4v + i%4, as the
 //                         source's signed code
-//                 then scales: cols/32 groups of {16 x half d} and, for Q4_1, {16 x half m} after each d group
+//                 then scales: cols/32 groups of {16 x half d} and, for Q4_1, {16 x half m} after each d group,
+//                 then zeros up to a multiple of 64 bytes (an odd number of d groups ends in half a vector)
 //   F16, BF16     cols vectors of 32 bytes: weight k of the 16 rows as stored in the source
 //   F32           cols vectors of 64 bytes
 //

@@ -1,0 +1,56 @@
+#include "base/aligned_buffer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace dogstar {
+namespace {
+
+uint64_t AddressOf(const AlignedBuffer& buffer) { return reinterpret_cast<uintptr_t>(buffer.data()); }
+
+TEST(AlignedBufferTest, MemoryIsAlignedZeroedAndWritable) {
+  for (const uint64_t bytes : {1ull, 4096ull, 5000ull, (4ull << 20) - 1, 4ull << 20, (9ull << 20) + 5}) {
+    absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Create(bytes);
+    ASSERT_TRUE(buffer.ok()) << buffer.status();
+    EXPECT_EQ(buffer->size(), bytes);
+    EXPECT_EQ(AddressOf(*buffer) % (bytes >= (4u << 20) ? 2u << 20 : 4096u), 0u);
+    EXPECT_TRUE(std::ranges::all_of(buffer->span(), [](std::byte byte) { return byte == std::byte{0}; }));
+    std::ranges::fill(buffer->span(), std::byte{1});
+  }
+}
+
+TEST(AlignedBufferTest, NoBytesGiveAnEmptyBuffer) {
+  const absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Create(0);
+  ASSERT_TRUE(buffer.ok());
+  EXPECT_EQ(buffer->data(), nullptr);
+  EXPECT_TRUE(buffer->span().empty());
+}
+
+TEST(AlignedBufferTest, ImpossibleSizesNameTheirBytes) {
+  for (const uint64_t bytes : {uint64_t{1} << 60, UINT64_MAX}) {
+    const absl::Status status = AlignedBuffer::Create(bytes).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(std::to_string(bytes)));
+  }
+}
+
+TEST(AlignedBufferTest, MovingHandsTheMemoryOver) {
+  AlignedBuffer first = *AlignedBuffer::Create(8192);
+  std::byte* data = first.data();
+  data[100] = std::byte{42};
+  AlignedBuffer second = std::move(first);
+  EXPECT_EQ(first.data(), nullptr);
+  EXPECT_EQ(second.data(), data);
+  AlignedBuffer third = *AlignedBuffer::Create(4096);
+  third = std::move(second);
+  EXPECT_EQ(third.data(), data);
+  EXPECT_EQ(third.size(), 8192u);
+  EXPECT_EQ(third.data()[100], std::byte{42});
+  EXPECT_EQ(second.size(), 0u);
+}
+
+}  // namespace
+}  // namespace dogstar
