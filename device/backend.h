@@ -14,7 +14,8 @@
 //   float weights, and every type in precise mode (weights decoded to f32, activations f32):
 //     acc = 0; for each column k in order: acc = fma(w_k, x_k, acc)
 //   down part of an FFN page: see FfnAccumulatePages.
-// int8 activations: per block of 32, d = max|x| / 127, code = nearest-even(x * (127 / max|x|)), all zero when max is 0.
+// int8 activations: per block of 32, d = max|x| / 127, code = nearest-even(x * (127 / max|x|)), all zero when max is 0
+// or 127 / max is not finite. The other operations' formulas are spelled out in device/functions.h.
 //
 // Threads: one thread calls a backend. Memory: nothing is allocated after the New... calls.
 #pragma once
@@ -136,8 +137,13 @@ struct KvShape {
   int32_t slots = 0;
   KvType type = KvType::kF16;
 };
-// Bytes that NewKvStore will take, padding included.
+// Bytes that NewKvStore will take, padding and scratch for scores included (scratch is touched only as far as the
+// context in use reaches).
 uint64_t KvStoreBytes(const KvShape& shape);
+// Its parts: elements of one head of one slot (head_dim rounded up to 16, zeros after it), and the keys and values
+// alone, [layer][keys, values][kv head][slot][stride].
+int32_t KvHeadStride(int32_t head_dim);
+uint64_t KvDataBytes(const KvShape& shape);
 
 // Which bits of a page's rows are there. Only kWhole exists so far; docs/packed_format.md reserves the others.
 enum class PlaneState { kWhole };
@@ -219,6 +225,9 @@ class Backend {
   virtual void MatMul(const MatrixView& w, const Activations& x, int32_t rows, int32_t out_col, Tensor* out) = 0;
   // x[t] += y[t]
   virtual void Add(const Tensor& y, int32_t rows, Tensor* x) = 0;
+  // panels = the matrix `plain` (kPlain) in panel layout; rows beyond plain.rows in the last panel are zero. Both in
+  // host memory; waits.
+  virtual void PackPanels(const MatrixView& plain, std::byte* panels) = 0;
   // z[t, i] = activation(gate[t, i]) * up[t, i]
   virtual void GatedActivation(FfnActivation activation, const Tensor& gate, const Tensor& up, int32_t rows,
                                Tensor* z) = 0;
@@ -245,10 +254,15 @@ class Backend {
   // float(sum of the run's z codes)]; y += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
   // Precise: as float down, on decoded weights.
   virtual Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) = 0;
+  // The overlay counts as one page of runs of one row whose z stays f32: partial = fma(z * d_group, float(code),
+  // partial) row by row (Q4_0: code - 8), with a minimum then partial = fma(z, m_group, partial). Precise and float
+  // down: as for pages.
   virtual Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) = 0;
   // x[t] += y[t]
   virtual Ticket FfnEnd(FfnJob* job, Tensor* x) = 0;
 
+  // A ticket for everything enqueued so far.
+  virtual Ticket Now() = 0;
   virtual bool IsDone(Ticket ticket) = 0;
   virtual void Wait(Ticket ticket) = 0;
 };

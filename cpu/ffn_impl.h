@@ -1,0 +1,332 @@
+// The FFN over pages: gate and up of 32 packed rows at a time, then the down part of each page.
+#pragma once
+
+#include "cpu/math_impl.h"
+#include "cpu/quantize_impl.h"
+
+namespace dogstar::DOGSTAR_ISA {
+namespace {
+
+constexpr int kBlockRows = 32;
+constexpr int kRunTerms = 8;  // room for the runs of a block
+
+// All ones where the block's row is used.
+struct RowMask {
+  alignas(64) int32_t lanes[kBlockRows];
+};
+
+DOGSTAR_INLINE RowMask MaskOf(uint32_t used) {
+  RowMask mask;
+  for (int i = 0; i < kBlockRows; ++i) mask.lanes[i] = (used >> i & 1) != 0 ? -1 : 0;
+  return mask;
+}
+
+// z of a tile: z[row][32].
+struct TileZ {
+  alignas(64) float z[kTileRows][kBlockRows];
+};
+
+inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMask& mask, int32_t tile, int rows,
+                         TileZ* out) {
+  const TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
+  TileZ up;
+  for (int p = 0; p < 2; ++p) {
+    if ((block.used >> (16 * p) & 0xffff) == 0) {  // also where the panel does not exist
+      for (int r = 0; r < rows; ++r) Store(Splat(0.0f), out->z[r] + 16 * p);
+      continue;
+    }
+    task.gate_product(block.gate + p * task.gate_panel_bytes, task.gate_panel_bytes, 1, task.dim, x, rows,
+                      out->z[0] + 16 * p, kBlockRows);
+    task.up_product(block.up + p * task.up_panel_bytes, task.up_panel_bytes, 1, task.dim, x, rows, up.z[0] + 16 * p,
+                    kBlockRows);
+    const Vec16i keep = LoadBytes(mask.lanes + 16 * p);
+    for (int r = 0; r < rows; ++r) {
+      const Vec16f z = Activate(task.activation, Load(out->z[r] + 16 * p)) * Load(up.z[r] + 16 * p);
+      Store(And(z, keep), out->z[r] + 16 * p);
+    }
+  }
+}
+
+inline void CaptureRow(const FfnTask& task, const FfnBlock& block, int32_t t, const float* z) {
+  float* to = task.capture + t * task.capture_stride;
+  for (int i = 0; i < kBlockRows; ++i) {
+    if ((block.used >> i & 1) == 0) continue;
+    to[block.row_index != nullptr ? block.row_index[i] : block.first_row + i] = z[i];
+  }
+}
+
+inline void StoreRunTerms(const FfnTask& task, const int32_t* codes, float scale, int32_t* terms) {
+  const bool minimum = task.down_type == QuantType::kQ4_1;
+  for (int run = 0; run * task.run_rows < kBlockRows; ++run) {
+    int32_t sum = 0;
+    for (int i = 0; i < task.run_rows; ++i) sum += codes[run * task.run_rows + i];
+    const float product = scale * static_cast<float>(sum);
+    if (minimum) {
+      __builtin_memcpy(terms + run, &product, 4);
+    } else {
+      terms[run] = -8 * sum;
+    }
+  }
+}
+
+inline void QuantizeZ(const FfnTask& task, const float* z, int64_t at) {
+  const BlockCodes block = QuantizeBlock(Load(z), Load(z + 16));
+  StoreLow8(block.low, task.z.codes + at * kBlockRows);
+  StoreLow8(block.high, task.z.codes + at * kBlockRows + 16);
+  task.z.scales[at] = block.scale;
+  alignas(64) int32_t codes[kBlockRows];
+  StoreBytes(block.low, codes);
+  StoreBytes(block.high, codes + 16);
+  StoreRunTerms(task, codes, block.scale, task.z.run_terms + at * kRunTerms);
+}
+
+inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z_block) {
+  const RowMask mask = MaskOf(block.used);
+  TileZ tile_z;
+  for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
+    const int rows = TileRowCount(task.rows, tile);
+    ComputeTileZ(task, block, mask, tile, rows, &tile_z);
+    for (int r = 0; r < rows; ++r) {
+      const int32_t t = tile * kTileRows + r;
+      const float* z = tile_z.z[r];
+      if (task.capture != nullptr) CaptureRow(task, block, t, z);
+      if (task.int8_down) {
+        QuantizeZ(task, z, z_block * task.rows + t);
+      } else {
+        for (int n = 0; n < kBlockRows; ++n) task.z.f32[(z_block * kBlockRows + n) * task.rows + t] = z[n];
+      }
+    }
+  }
+}
+
+DOGSTAR_INLINE const uint8_t* DownScales(const FfnTask& task, int32_t group, int64_t panel) {
+  return Bytes(task.down_scales) + group * task.group_bytes + 32 * panel;
+}
+
+// Exact sums of one run of a block; x: codes of the block's first row, rows 32 apart.
+template <typename Format, int kRunRows, int kRows>
+DOGSTAR_INLINE void AddRun(const uint8_t* codes, int run, const int8_t* x, typename Format::Dot* dots) {
+  if constexpr (!Format::kNibbles || kRunRows >= 8) {
+    constexpr int kVectors = kRunRows * Format::kCodeVectors / kBlockRows;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) AddCodeVector<Format, kRows>(codes, run * kVectors + v, x, dots);
+  } else {  // half a vector: its low nibbles, then its high ones
+    const Vec16i raw = LoadBytes(codes + 64 * (run / 2));
+    const Vec16i half = run % 2 == 0 ? LowNibbles(raw) : HighNibbles(raw);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) dots[r].Add(half, x + kBlockRows * r + 4 * run);
+  }
+}
+
+// partial[r] += the block's runs, in order, for the outputs of one panel. at: of row 0 of the rows in flight.
+template <typename Format, int kRunRows, int kRows>
+DOGSTAR_INLINE void DownBlock(const FfnTask& task, const FfnBlock& block, const uint8_t* codes, int64_t panel,
+                              int64_t at, Vec16f* partial) {
+  using Dot = typename Format::Dot;
+  const int8_t* x = task.z.codes + at * kBlockRows;
+#pragma GCC unroll 8
+  for (int run = 0; run < kBlockRows / kRunRows; ++run) {
+    if (run >= block.runs) break;
+    const int32_t* terms = task.z.run_terms + at * kRunTerms + run;
+    Dot dots[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) dots[r] = Dot(Format::kMinimum ? 0 : Format::Start(terms[r * kRunTerms]));
+    AddRun<Format, kRunRows, kRows>(codes, run, x, dots);
+    const uint8_t* scales = DownScales(task, block.run_groups[run], panel);
+    const Vec16f d = LoadHalf(scales);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      partial[r] = Fma(Splat(task.z.scales[at + r]) * d, ToFloat(dots[r].Sum()), partial[r]);
+    }
+    if constexpr (Format::kMinimum) {
+      const Vec16f m = LoadHalf(scales + 2 * int64_t{task.dim});
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        partial[r] = Fma(m, BitsAsFloat(SplatInt(terms[r * kRunTerms])), partial[r]);
+      }
+    }
+  }
+}
+
+// The float kernel's weights: columns [k, k + count) of 16 outputs.
+template <typename Decoder>
+struct FloatDown {
+  template <int kRows>
+  static DOGSTAR_INLINE void Block(const FfnTask& task, const FfnBlock& block, int64_t panel, const float* z,
+                                   Vec16f* partial) {
+    const uint8_t* weights = Bytes(block.down) + panel * task.down_panel_bytes;
+    for (int n = 0; n < kBlockRows; ++n, z += task.z.rows) {
+      if ((block.used >> n & 1) == 0) continue;
+      Vec16f w;
+      Decoder::Decode(weights, 0, block.block_in_page * kBlockRows + n, &w);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) partial[r] = Fma(w, Splat(z[r]), partial[r]);
+    }
+  }
+};
+
+// Precise mode: codes decoded with the scales of their run's group.
+template <typename Format>
+struct PreciseDown {
+  template <int kRows>
+  static DOGSTAR_INLINE void Block(const FfnTask& task, const FfnBlock& block, int64_t panel, const float* z,
+                                   Vec16f* partial) {
+    constexpr int kColumns = kBlockRows / Format::kCodeVectors;
+    const uint8_t* codes =
+        Bytes(block.down) + panel * task.down_panel_bytes + int64_t{block.block_in_page} * 64 * Format::kCodeVectors;
+    for (int n = 0; n < kBlockRows; n += kColumns) {
+      Vec16f w[kColumns];
+      CodeValues<Format>(LoadBytes(codes + n * 2 * Format::kCodeVectors), w);
+      for (int i = 0; i < kColumns; ++i) {
+        const int run = (n + i) / task.run_rows;
+        if ((block.used >> (n + i) & 1) == 0) continue;  // rows past the page's last have no group
+        const uint8_t* scales = DownScales(task, block.run_groups[run], panel);
+        w[i] = LoadHalf(scales) * w[i];
+        if constexpr (Format::kMinimum) w[i] = w[i] + LoadHalf(scales + 2 * int64_t{task.dim});
+        const float* column = z + int64_t{n + i} * task.z.rows;
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) partial[r] = Fma(w[i], Splat(column[r]), partial[r]);
+      }
+    }
+  }
+};
+
+// Overlay rows have a group each; z stays f32: partial = fma(z * d, code, partial), then fma(z, m, partial).
+template <typename Format>
+struct OverlayDown {
+  template <int kRows>
+  static DOGSTAR_INLINE void Block(const FfnTask& task, const FfnBlock& block, int64_t panel, const float* z,
+                                   Vec16f* partial) {
+    const uint8_t* codes = Bytes(block.down) + panel * task.down_panel_bytes;
+    for (int n = 0; n < kBlockRows; ++n, z += task.z.rows) {
+      if ((block.used >> n & 1) == 0) continue;
+      const Vec16f code = Code(codes, block.block_in_page * kBlockRows + n);
+      const uint8_t* scales = DownScales(task, block.run_groups[n], panel);
+      const Vec16f d = LoadHalf(scales);
+      const Vec16f m = Format::kMinimum ? LoadHalf(scales + 2 * int64_t{task.dim}) : Splat(0.0f);
+      if (task.precise) {
+        Vec16f w = d * code;
+        if constexpr (Format::kMinimum) w = w + m;
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) partial[r] = Fma(w, Splat(z[r]), partial[r]);
+        continue;
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        partial[r] = Fma(Splat(z[r]) * d, code, partial[r]);
+        if constexpr (Format::kMinimum) partial[r] = Fma(Splat(z[r]), m, partial[r]);
+      }
+    }
+  }
+
+  static DOGSTAR_INLINE Vec16f Code(const uint8_t* codes, int64_t row) {
+    if constexpr (Format::kNibbles) {
+      const Vec16i pair = LoadU8(codes + 16 * (row / 2));
+      return Format::CodeValue(row % 2 == 0 ? pair & SplatInt(15) : ShiftRight<4>(pair));
+    } else {
+      return Format::CodeValue(LoadS8(codes + 16 * row));
+    }
+  }
+};
+
+DOGSTAR_INLINE int64_t PageEnd(const FfnBlock* blocks, int64_t block_count, int64_t first) {
+  int64_t end = first + 1;
+  while (end < block_count && blocks[end].page == blocks[first].page) ++end;
+  return end;
+}
+
+// y[t] += partial of one page for each panel; block(partial, kRows, i, panel, first row) adds block i.
+template <typename AddBlocks>
+DOGSTAR_INLINE void ForOutputs(const FfnTask& task, int64_t begin, int64_t end, const AddBlocks& add_blocks) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    ForRowGroups<kRowsInFlight>(task.rows, [&]<int kRows>(int first) {
+      Vec16f partial[kRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) partial[r] = Splat(0.0f);
+      add_blocks.template operator()<kRows>(panel, first, partial);
+      float* y = task.y + int64_t{first} * task.dim + 16 * panel;
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) Store(Load(y + int64_t{r} * task.dim) + partial[r], y + int64_t{r} * task.dim);
+    });
+  }
+}
+
+template <typename Format, int kRunRows>
+void Int8DownPages(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end) {
+  for (int64_t first_block = 0; first_block < block_count;) {
+    const int64_t page_end = PageEnd(blocks, block_count, first_block);
+    ForOutputs(task, begin, end, [&]<int kRows>(int64_t panel, int first, Vec16f* partial) {
+      const uint8_t* codes = Bytes(blocks[first_block].down) + panel * task.down_panel_bytes;
+      for (int64_t i = first_block; i < page_end; ++i) {
+        const int64_t offset = int64_t{blocks[i].block_in_page} * 64 * Format::kCodeVectors;
+        DownBlock<Format, kRunRows, kRows>(task, blocks[i], codes + offset, panel, i * task.z.rows + first, partial);
+      }
+    });
+    first_block = page_end;
+  }
+}
+
+template <typename Down>
+void FloatDownPages(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end) {
+  for (int64_t first_block = 0; first_block < block_count;) {
+    const int64_t page_end = PageEnd(blocks, block_count, first_block);
+    ForOutputs(task, begin, end, [&]<int kRows>(int64_t panel, int first, Vec16f* partial) {
+      for (int64_t i = first_block; i < page_end; ++i) {
+        const float* z = task.z.f32 + i * kBlockRows * task.z.rows + first;
+        Down::template Block<kRows>(task, blocks[i], panel, z, partial);
+      }
+    });
+    first_block = page_end;
+  }
+}
+
+template <typename Format>
+inline void QuantDown(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end) {
+  if (!task.int8_down) return FloatDownPages<PreciseDown<Format>>(task, blocks, block_count, begin, end);
+  switch (task.run_rows) {
+    case 4:
+      return Int8DownPages<Format, 4>(task, blocks, block_count, begin, end);
+    case 8:
+      return Int8DownPages<Format, 8>(task, blocks, block_count, begin, end);
+    case 16:
+      return Int8DownPages<Format, 16>(task, blocks, block_count, begin, end);
+    default:
+      return Int8DownPages<Format, 32>(task, blocks, block_count, begin, end);
+  }
+}
+
+inline void FfnDown(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end) {
+  switch (task.down_type) {
+    case QuantType::kF32:
+      return FloatDownPages<FloatDown<F32Decoder>>(task, blocks, block_count, begin, end);
+    case QuantType::kF16:
+      return FloatDownPages<FloatDown<F16Decoder>>(task, blocks, block_count, begin, end);
+    case QuantType::kBF16:
+      return FloatDownPages<FloatDown<Bf16Decoder>>(task, blocks, block_count, begin, end);
+    case QuantType::kQ4_0:
+      return QuantDown<Q4_0Format>(task, blocks, block_count, begin, end);
+    case QuantType::kQ4_1:
+      return QuantDown<Q4_1Format>(task, blocks, block_count, begin, end);
+    case QuantType::kQ8_0:
+      return QuantDown<Q8_0Format>(task, blocks, block_count, begin, end);
+  }
+}
+
+inline void OverlayDownRows(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin,
+                            int64_t end) {
+  switch (task.down_type) {
+    case QuantType::kF32:
+    case QuantType::kF16:
+    case QuantType::kBF16:
+      return FfnDown(task, blocks, block_count, begin, end);
+    case QuantType::kQ4_0:
+      return FloatDownPages<OverlayDown<Q4_0Format>>(task, blocks, block_count, begin, end);
+    case QuantType::kQ4_1:
+      return FloatDownPages<OverlayDown<Q4_1Format>>(task, blocks, block_count, begin, end);
+    case QuantType::kQ8_0:
+      return FloatDownPages<OverlayDown<Q8_0Format>>(task, blocks, block_count, begin, end);
+  }
+}
+
+}  // namespace
+}  // namespace dogstar::DOGSTAR_ISA

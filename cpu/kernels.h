@@ -1,0 +1,163 @@
+// The inner loops of the CPU backend behind one table per instruction set. Plain structs and function pointers only:
+// this header is included by files of every instruction set.
+//
+// Int8 activations and FFN values are kept in blocks of 32 columns, rows of a block side by side, so that the rows of
+// a pass lie in one stretch of memory (rows a power of two apart would fall into one cache set).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/activation.h"
+#include "base/quant.h"
+#include "device/backend.h"
+
+namespace dogstar {
+
+// Activation rows are stored in tiles of 8 (fewer in the last one): the most that any kernel has in flight.
+inline constexpr int kTileRows = 8;
+
+// Rows of a tile. Of row r: codes of block b at codes + (b * stride + r) * 32, one value per (b, r) in the other
+// arrays at b * stride + r, f32 value of column k at f32[k * stride + r].
+struct TileView {
+  const float* f32 = nullptr;
+  const int8_t* codes = nullptr;
+  const float* scales = nullptr;       // d
+  const int32_t* code_sums = nullptr;  // -8 * (sum of the block's codes), what Q4_0's offset adds
+  const float* sums = nullptr;         // d * float(sum of the block's codes)
+  int32_t stride = 0;
+};
+
+// Activation rows as the kernels write them; null where the mode has no use for it.
+struct ActivationBuffers {
+  float* f32 = nullptr;
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
+  int32_t* code_sums = nullptr;
+  float* sums = nullptr;
+};
+
+// How weights are read: the same storage decoded for int8 products or, in precise mode, to float.
+enum class ProductKind { kInt8, kFloat };
+
+// Products of `panel_count` panels, panel_bytes apart, with the first `rows` (1..8) rows of a tile:
+// out[r * out_stride + 16 * p + lane].
+using TileProduct = void (*)(const std::byte* panels, uint64_t panel_bytes, int64_t panel_count, int32_t cols,
+                             const TileView& x, int rows, float* out, int64_t out_stride);
+
+// out[t * out_stride + r] for t < rows, r < w_rows.
+struct MatMulTask {
+  TileProduct product = nullptr;
+  const std::byte* panels = nullptr;
+  uint64_t panel_bytes = 0;
+  int32_t w_rows = 0;
+  int32_t cols = 0;
+  ActivationBuffers x;
+  int32_t x_rows = 0;  // that x was prepared with: decides its layout
+  int32_t rows = 0;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+};
+
+// FFN values z of one call, in blocks of 32 packed rows. Of activation row t: codes of block b at
+// codes + (b * rows + t) * 32, scale at scales[b * rows + t], run terms at run_terms + (b * rows + t) * 8, z of row n
+// of block b at f32[(32 * b + n) * rows + t].
+struct FfnValues {
+  int32_t rows = 0;
+  float* f32 = nullptr;
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
+  // Per run of run_rows rows. Types without a minimum: int32, -8 * (sum of the run's codes). With one: float,
+  // d * float(sum of the run's codes).
+  int32_t* run_terms = nullptr;
+};
+
+// 32 packed rows of a page or overlay with at least one row in use.
+struct FfnBlock {
+  const std::byte* gate = nullptr;  // two panels; one without a used row is not read
+  const std::byte* up = nullptr;
+  const std::byte* down = nullptr;       // the page's down part
+  const uint16_t* run_groups = nullptr;  // of the block's runs
+  const int32_t* row_index = nullptr;    // overlay: capture column of each row; null: first_row + i
+  int32_t first_row = 0;
+  int32_t page = 0;  // blocks of one page are neighbours
+  int32_t block_in_page = 0;
+  int32_t runs = 0;   // that exist
+  uint32_t used = 0;  // bit i: row i is used
+};
+
+struct FfnTask {
+  TileProduct gate_product = nullptr;
+  TileProduct up_product = nullptr;
+  uint64_t gate_panel_bytes = 0;
+  uint64_t up_panel_bytes = 0;
+  QuantType down_type = QuantType::kF32;
+  bool int8_down = false;  // z quantized
+  bool precise = false;
+  int32_t dim = 0;
+  int32_t run_rows = 0;
+  uint64_t down_panel_bytes = 0;
+  const std::byte* down_scales = nullptr;
+  uint64_t group_bytes = 0;
+  FfnActivation activation = FfnActivation::kSilu;
+  ActivationBuffers x;
+  int32_t x_rows = 0;
+  int32_t rows = 0;
+  FfnValues z;
+  float* capture = nullptr;
+  int64_t capture_stride = 0;
+  float* y = nullptr;  // [rows, dim]
+};
+
+struct AttentionTask {
+  KvType type = KvType::kF16;
+  int32_t head_dim = 0;
+  int32_t stride = 0;  // elements per (slot, head): head_dim rounded up to 16, zeros after it
+  int32_t slots = 0;
+  int32_t group = 0;  // query heads per KV head
+  float score_scale = 0;
+  const std::byte* keys = nullptr;  // [kv head][slot][stride] of the layer
+  const std::byte* values = nullptr;
+};
+
+inline constexpr int kAttentionHeads = 4;  // query heads that share a pass over keys and values
+
+struct KernelTable {
+  const char* name;
+  // ProductKind::kInt8 for a float type is kFloat.
+  TileProduct (*find_product)(QuantType type, ProductKind kind);
+
+  // Panels [begin, end) of the task.
+  void (*matmul)(const MatMulTask& task, int64_t begin, int64_t end);
+  // Blocks [begin, end) of 32 columns of tile `tile` of x, [rows, cols].
+  void (*prepare)(const float* x, int32_t rows, int32_t cols, int32_t tile, int32_t begin, int32_t end,
+                  const ActivationBuffers& out);
+  // z of a block: products, activation, masks, capture, quantization. z_block: its place in task.z.
+  void (*ffn_values)(const FfnTask& task, const FfnBlock& block, int64_t z_block);
+  // y += partial of each page, for panels [begin, end) of 16 outputs.
+  void (*ffn_down)(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end);
+  void (*overlay_down)(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end);
+
+  void (*rms_norm)(const float* x, int32_t cols, const float* weight, float epsilon, float* out);
+  void (*gated)(FfnActivation activation, const float* gate, const float* up, int64_t count, float* z);
+  void (*add)(const float* y, int64_t count, float* x);
+  // One row of heads; table: rotary/2 cosines, then rotary/2 sines.
+  void (*rope)(RopePairing pairing, int32_t head_dim, int32_t rotary_dims, int32_t heads, const float* table, float* x);
+
+  // One head of one slot; to has room for head_dim rounded up to 16.
+  void (*store_kv)(KvType type, const float* from, int32_t head_dim, std::byte* to);
+  // Heads [head, head + heads), heads <= kAttentionHeads, of one KV head: q and out at the first of them, a head every
+  // head_dim. scores: room for `heads` rows of score_stride.
+  void (*attention)(const AttentionTask& task, const SlotRun* runs, int32_t run_count, int32_t kv_head, int32_t heads,
+                    const float* q, float* out, float* scores, int64_t score_stride);
+
+  // Packs 16 neighbouring plain rows into a panel. REQUIRES: cols is a multiple of 32.
+  void (*pack_panel)(QuantType type, const std::byte* rows, uint64_t row_bytes, int32_t cols, std::byte* panel);
+};
+
+// nullptr where the build has no such kernels (another architecture). The caller checks that the CPU can run them.
+const KernelTable* PortableKernels();
+const KernelTable* Avx2Kernels();
+const KernelTable* Avx512VnniKernels();
+
+}  // namespace dogstar

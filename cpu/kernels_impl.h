@@ -1,0 +1,32 @@
+// Everything that is compiled once per instruction set, and the table of it.
+#pragma once
+
+#include "cpu/attention_impl.h"
+#include "cpu/ffn_impl.h"
+#include "cpu/math_impl.h"
+#include "cpu/pack_impl.h"
+#include "cpu/product_impl.h"
+#include "cpu/quantize_impl.h"
+
+namespace dogstar::DOGSTAR_ISA {
+namespace {
+
+constexpr KernelTable MakeTable(const char* name) {
+  return {.name = name,
+          .find_product = FindProduct,
+          .matmul = MatMul,
+          .prepare = Prepare,
+          .ffn_values = FfnBlockValues,
+          .ffn_down = FfnDown,
+          .overlay_down = OverlayDownRows,
+          .rms_norm = RmsNorm,
+          .gated = Gated,
+          .add = Add,
+          .rope = Rope,
+          .store_kv = StoreKv,
+          .attention = Attention,
+          .pack_panel = PackPanelRows};
+}
+
+}  // namespace
+}  // namespace dogstar::DOGSTAR_ISA

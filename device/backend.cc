@@ -1,0 +1,41 @@
+#include "device/backend.h"
+
+#include "base/panel.h"
+
+namespace dogstar {
+namespace {
+
+constexpr uint64_t kAlignment = 4096;
+constexpr uint64_t kScoreRows = 64;  // query heads whose scores a CPU backend keeps at a time, over all threads
+
+uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+int32_t KvHeadStride(int32_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+uint64_t KvDataBytes(const KvShape& shape) {
+  const uint64_t element_bytes = shape.type == KvType::kF16 ? 2 : 4;
+  const uint64_t slot_bytes = uint64_t{2} * shape.kv_head_count * KvHeadStride(shape.head_dim) * element_bytes;
+  return RoundUp(slot_bytes * shape.layers * shape.slots, kAlignment);
+}
+
+uint64_t KvStoreBytes(const KvShape& shape) {
+  // 16 more per row, because kernels store scores sixteen at a time at any position.
+  const uint64_t score_bytes = kScoreRows * (RoundUp(shape.slots, 16) + 16) * sizeof(float);
+  return KvDataBytes(shape) + RoundUp(score_bytes, kAlignment);
+}
+
+uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity) {
+  switch (down_type) {
+    case QuantType::kQ4_0:
+    case QuantType::kQ4_1:
+      return uint64_t{8} * row_capacity;
+    case QuantType::kQ8_0:
+      return uint64_t{16} * row_capacity;
+    default:
+      return PanelBytes(down_type, row_capacity);
+  }
+}
+
+}  // namespace dogstar
