@@ -32,7 +32,7 @@ void CopyLane(QuantType type, int64_t cols, const std::byte* from, int from_lane
   const uint64_t scales = PanelScalesOffset(type, cols);
   CopyStrided<kLaneBytes>(from + static_cast<size_t>(from_lane) * kLaneBytes,
                           to + static_cast<size_t>(to_lane) * kLaneBytes, scales / kVectorBytes, kVectorBytes);
-  const uint64_t scale_vectors = (PanelBytes(type, cols) - scales) / (2 * kPanelRows);
+  const uint64_t scale_vectors = (RowBytes(type, cols) * kPanelRows - scales) / (2 * kPanelRows);
   CopyStrided<2>(from + scales + 2 * from_lane, to + scales + 2 * to_lane, scale_vectors, 2 * kPanelRows);
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "fmt/format.h"
+#include "model/byte_alphabet.h"
 
 namespace dogstar {
 namespace {
@@ -20,23 +21,6 @@ constexpr std::array<const char*, 3> kSpecials = {"<|endoftext|>", "<|im_start|>
 // Enough for the merging to be exercised.
 constexpr std::array<std::pair<const char*, const char*>, 6> kMerges = {
     {{"t", "h"}, {"th", "e"}, {"\xC4\xA0", "the"}, {"i", "n"}, {"a", "n"}, {"an", "d"}}};
-
-std::string Utf8(uint32_t code_point) {  // below 0x800
-  if (code_point < 0x80) return std::string(1, static_cast<char>(code_point));
-  return {static_cast<char>(0xC0 | code_point >> 6), static_cast<char>(0x80 | (code_point & 0x3F))};
-}
-
-// Byte-level BPE writes every byte as a visible character: printable Latin-1 as itself, the others as the characters
-// from 256 on.
-std::vector<std::string> ByteTokens() {
-  std::vector<std::string> tokens;
-  uint32_t next = 256;
-  for (uint32_t byte = 0; byte < 256; ++byte) {
-    const bool visible = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
-    tokens.push_back(Utf8(visible ? byte : next++));
-  }
-  return tokens;
-}
 
 GgufField StringField(const char* key, std::string value) {
   return {.key = key, .type = GgufValueType::kString, .value = std::move(value)};
@@ -65,7 +49,7 @@ GgufField Int32sField(const char* key, const std::vector<int32_t>& values) {
 std::vector<GgufField> ByteTokenizerFields() {
   std::vector<std::string> tokens(kSpecials.begin(), kSpecials.end());
   std::vector<int32_t> types(kSpecials.size(), kControlToken);
-  for (std::string& token : ByteTokens()) tokens.push_back(std::move(token));
+  for (int byte = 0; byte < 256; ++byte) tokens.push_back(ByteAlphabetChar(static_cast<unsigned char>(byte)));
   std::vector<std::string> merges;
   for (const auto& [left, right] : kMerges) {
     tokens.push_back(fmt::format("{}{}", left, right));
