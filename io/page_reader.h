@@ -35,7 +35,8 @@ class PageReader {
  public:
   virtual ~PageReader() = default;
 
-  // Queues reads and hands them to the kernel; never waits. ResourceExhausted if there are more than free_depth().
+  // Queues reads and hands them to the kernel; never waits. ResourceExhausted if there are more than free_depth(),
+  // InvalidArgument if one is misaligned; on an error none of them is queued.
   virtual absl::Status Submit(std::span<const ReadRequest> requests) = 0;
   // Appends finished reads; waits until min_count are done (0 polls). A completion is whole or an error: short
   // reads, EINTR and EAGAIN are retried inside. REQUIRES: min_count <= reads in flight.

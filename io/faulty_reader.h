@@ -1,0 +1,29 @@
+// FaultyReader: a double for tests that wraps a PageReader and makes its disk bad: errors, flipped bits, late and
+// reordered completions. The file itself is never touched, so reading again may succeed.
+//
+// Which read suffers what depends on the seed and the order of submission alone.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "io/page_reader.h"
+
+namespace dogstar {
+
+struct FaultOptions {
+  uint64_t seed = 0;
+  double error_probability = 0;    // the read ends with EIO, its destination holding garbage
+  double corrupt_probability = 0;  // the read succeeds with one bit of its needed bytes flipped
+  double late_probability = 0;     // the completion comes `late_by` after the read has ended
+  std::chrono::microseconds late_by{500};
+  bool reorder = false;  // completions of one Reap in random order
+};
+
+// path: for messages.
+std::unique_ptr<PageReader> NewFaultyReader(std::unique_ptr<PageReader> reader, const std::string& path,
+                                            const FaultOptions& options);
+
+}  // namespace dogstar
