@@ -1,0 +1,41 @@
+#include "memory/accountant.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <utility>
+
+#include "base/units.h"
+#include "fmt/format.h"
+
+namespace dogstar {
+
+absl::Status Accountant::Reserve(std::string what, uint64_t bytes) {
+  if (limit_bytes_ != kNoLimit && bytes > limit_bytes_ - std::min(limit_bytes_, held_bytes_)) {
+    return absl::ResourceExhaustedError(fmt::format("{} needs {}, but {} of the budget of {} are taken", what,
+                                                    FormatSize(bytes), FormatSize(held_bytes_),
+                                                    FormatSize(limit_bytes_)));
+  }
+  held_bytes_ += bytes;
+  entries_.push_back({std::move(what), bytes});
+  return absl::OkStatus();
+}
+
+uint64_t ResidentBytes() {
+  // /proc/self/statm: size resident shared ..., in pages.
+  std::FILE* file = std::fopen("/proc/self/statm", "re");
+  if (file == nullptr) return 0;
+  unsigned long long size = 0, resident = 0;
+  const int fields = std::fscanf(file, "%llu %llu", &size, &resident);
+  std::fclose(file);
+  return fields == 2 ? resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
+}
+
+uint64_t PeakResidentBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+}  // namespace dogstar

@@ -1,0 +1,68 @@
+#include "memory/kv_cache.h"
+
+#include <algorithm>
+
+#include "fmt/format.h"
+
+namespace dogstar {
+
+KvCache::KvCache(int32_t slots) {
+  free_.reserve(static_cast<size_t>(slots));
+  for (int32_t slot = slots - 1; slot >= 0; --slot) free_.push_back(KvSlot{slot});
+}
+
+std::vector<KvSlot>& KvCache::SlotsOf(SequenceId sequence) {
+  const size_t index = static_cast<size_t>(ToInt(sequence));
+  if (index >= sequences_.size()) sequences_.resize(index + 1);
+  return sequences_[index];
+}
+
+int32_t KvCache::length(SequenceId sequence) const {
+  const size_t index = static_cast<size_t>(ToInt(sequence));
+  return index < sequences_.size() ? static_cast<int32_t>(sequences_[index].size()) : 0;
+}
+
+absl::StatusOr<std::vector<KvSlot>> KvCache::Append(SequenceId sequence, int32_t count) {
+  if (count > free_slots()) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the context is full: {} tokens are needed, {} are left (raise -c)", count, free_slots()));
+  }
+  std::vector<KvSlot>& slots = SlotsOf(sequence);
+  std::vector<KvSlot> taken;
+  for (int32_t i = 0; i < count; ++i) {
+    taken.push_back(free_.back());
+    free_.pop_back();
+  }
+  slots.insert(slots.end(), taken.begin(), taken.end());
+  return taken;
+}
+
+void KvCache::Truncate(SequenceId sequence, int32_t length) {
+  std::vector<KvSlot>& slots = SlotsOf(sequence);
+  while (static_cast<int32_t>(slots.size()) > length) {
+    free_.push_back(slots.back());
+    slots.pop_back();
+  }
+}
+
+AttentionMask KvCache::CausalMask(SequenceId sequence, TokenPos first_position, int32_t rows) const {
+  const std::vector<KvSlot>& slots = sequences_[static_cast<size_t>(ToInt(sequence))];
+  AttentionMask mask;
+  // Runs of slots that follow each other; row i sees all runs up to its own position, the last one cut there.
+  for (int32_t row = 0; row < rows; ++row) {
+    const size_t visible = static_cast<size_t>(ToInt(first_position) + row) + 1;
+    CHECK(visible <= slots.size());
+    AttentionMask::Row out{static_cast<int32_t>(mask.runs.size()), 0};
+    for (size_t begin = 0; begin < visible;) {
+      size_t end = begin + 1;
+      while (end < visible && ToInt(slots[end]) == ToInt(slots[end - 1]) + 1) ++end;
+      mask.runs.push_back({ToInt(slots[begin]), ToInt(slots[end - 1]) + 1});
+      ++out.run_count;
+      begin = end;
+    }
+    mask.rows.push_back(out);
+  }
+  return mask;
+}
+
+}  // namespace dogstar

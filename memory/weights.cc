@@ -1,0 +1,263 @@
+#include "memory/weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_map>
+#include <utility>
+
+#include "base/panel.h"
+
+namespace dogstar {
+namespace {
+
+constexpr uint64_t kCacheLine = 64;
+uint64_t AlignUp(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
+
+uint64_t NormBytes(const ModelFile& model) {
+  const uint64_t one = AlignUp(static_cast<uint64_t>(model.config().dim) * sizeof(float), kCacheLine);
+  return one * (2 * model.layers().size() + 1);
+}
+
+}  // namespace
+
+FfnPageRef PageRefOf(const PackedLayer& layer, int32_t page, DeviceAddress data) {
+  FfnPageRef ref;
+  ref.data = data;
+  ref.first_row = page * layer.layout.page_rows;
+  ref.row_count = std::min(layer.layout.page_rows, layer.layout.ffn_rows - ref.first_row);
+  ref.run_groups = layer.run_groups.data() + ref.first_row / layer.layout.run_rows;
+  return ref;
+}
+
+// Lays out the arena, lists what must be read into it and what will stream, then reads.
+struct Weights::Loader {
+  // One range read while loading, and where it goes.
+  struct Action {
+    MatrixView plain;  // rows > 0: pack into panels
+    std::byte* destination = nullptr;
+  };
+
+  const ModelFile& model;
+  const Placement& placement;
+  Backend* backend;
+  Weights* weights;
+  uint64_t arena_used = 0;
+  std::vector<StreamRange> ranges;
+  std::vector<Action> actions;
+  std::unordered_map<std::string, int32_t> first_piece_of;  // by tensor with checksums
+
+  uint64_t ArenaBytes() const {
+    uint64_t bytes = TableBytes(model);
+    for (size_t i = 0; i < model.layers().size(); ++i) {
+      const LayerSource& layer = model.layers()[i];
+      const LayerPlacement& place = placement.layers[i];
+      bytes += MatrixArenaBytes(layer.query, place.query) + MatrixArenaBytes(layer.key, place.key) +
+               MatrixArenaBytes(layer.value, place.value) + MatrixArenaBytes(layer.output, place.output);
+      if (layer.gate) {
+        bytes += MatrixArenaBytes(*layer.gate, place.gate) + MatrixArenaBytes(*layer.up, place.up) +
+                 MatrixArenaBytes(*layer.down, place.down);
+      } else {
+        bytes +=
+            kIoAlignment + static_cast<uint64_t>(place.resident_pages) * model.packed()->layers()[i].layout.page_bytes;
+      }
+    }
+    return bytes + MatrixArenaBytes(model.head(), placement.head);
+  }
+  static uint64_t MatrixArenaBytes(const MatrixSource& matrix, const MatrixPlacement& place) {
+    return AlignUp(ResidentMatrixBytes(matrix, place.resident_rows), kCacheLine);
+  }
+
+  std::byte* Take(uint64_t bytes, uint64_t alignment) {
+    arena_used = AlignUp(arena_used, alignment);
+    std::byte* place = weights->arena_ + arena_used;
+    arena_used += bytes;
+    return place;
+  }
+
+  int32_t FirstPiece(const MatrixSource& matrix) {
+    if (matrix.checksums == nullptr) return -1;
+    const auto [entry, added] =
+        first_piece_of.try_emplace(matrix.tensor, static_cast<int32_t>(weights->pager_options_.piece_checksums.size()));
+    if (added) AppendChecksums(matrix.checksums->checksums);
+    return entry->second;
+  }
+  void AppendChecksums(const std::vector<uint64_t>& checksums) {
+    auto& all = weights->pager_options_.piece_checksums;
+    all.insert(all.end(), checksums.begin(), checksums.end());
+  }
+
+  // Cuts rows [begin, end) into chunks; each is a range of its own with its own checksum.
+  template <typename Function>
+  void ForEachChunk(const MatrixSource& matrix, const MatrixPlacement& place, int32_t begin, int32_t end,
+                    Function function) {
+    const int32_t first_piece = FirstPiece(matrix);
+    for (int32_t row = begin; row < end; row += place.chunk_rows) {
+      const int32_t rows = std::min(place.chunk_rows, end - row);
+      StreamRange range;
+      range.offset = matrix.offset + static_cast<uint64_t>(row) * matrix.row_bytes();
+      range.bytes = static_cast<uint32_t>(static_cast<uint64_t>(rows) * matrix.row_bytes());
+      if (first_piece >= 0) {
+        range.first_piece = first_piece + row / place.chunk_rows;
+        range.piece_bytes = range.bytes;
+      }
+      function(range, row, rows);
+    }
+  }
+
+  MatrixPart Matrix(const MatrixSource& matrix, const MatrixPlacement& place) {
+    MatrixPart part;
+    part.type = matrix.type;
+    part.cols = matrix.cols;
+    part.resident = {matrix.type, MatrixLayout::kPanels, place.resident_rows, matrix.cols, nullptr};
+    std::byte* panels = Take(ResidentMatrixBytes(matrix, place.resident_rows), kCacheLine);
+    part.resident.data = panels;
+    ForEachChunk(matrix, place, 0, place.resident_rows, [&](const StreamRange& range, int32_t row, int32_t rows) {
+      ranges.push_back(range);
+      actions.push_back({{matrix.type, MatrixLayout::kPlain, rows, matrix.cols, nullptr},
+                         panels + PanelMatrixBytes(matrix.type, row, matrix.cols)});
+    });
+    ForEachChunk(matrix, place, place.resident_rows, matrix.rows, [&](const StreamRange& range, int32_t, int32_t rows) {
+      weights->schedule_.push_back(range);
+      part.chunk_rows.push_back(rows);
+    });
+    return part;
+  }
+
+  // Calls function(range, first_page, pages) for runs of neighbouring pages no longer than a range.
+  template <typename Function>
+  void ForEachPageRun(const PackedLayer& layer, int32_t first_piece, int32_t begin, int32_t end, Function function) {
+    const uint64_t page_bytes = layer.layout.page_bytes;
+    const int32_t run = std::max<int32_t>(1, static_cast<int32_t>(placement.range_bytes / page_bytes));
+    for (int32_t page = begin; page < end; page += run) {
+      const int32_t pages = std::min(run, end - page);
+      StreamRange range;
+      range.offset = layer.pages_offset + static_cast<uint64_t>(page) * page_bytes;
+      range.bytes = static_cast<uint32_t>(static_cast<uint64_t>(pages) * page_bytes);
+      range.first_piece = first_piece + page;
+      range.piece_bytes = static_cast<uint32_t>(page_bytes);
+      function(range, page, pages);
+    }
+  }
+
+  FfnPart Ffn(const PackedLayer& layer, const LayerPlacement& place) {
+    FfnPart part;
+    part.layer = &layer;
+    if (layer.down_scales_bytes > 0) part.down_scales = DownScales(layer);
+    const int32_t first_piece = static_cast<int32_t>(weights->pager_options_.piece_checksums.size());
+    AppendChecksums(layer.page_checksums);
+    const uint64_t page_bytes = layer.layout.page_bytes;
+    std::byte* pages = Take(static_cast<uint64_t>(place.resident_pages) * page_bytes, kIoAlignment);
+    ForEachPageRun(layer, first_piece, 0, place.resident_pages, [&](const StreamRange& range, int32_t page, int32_t) {
+      ranges.push_back(range);
+      actions.push_back({{}, pages + static_cast<uint64_t>(page) * page_bytes});
+    });
+    for (int32_t page = 0; page < place.resident_pages; ++page) {
+      part.resident.push_back(PageRefOf(layer, page, pages + static_cast<uint64_t>(page) * page_bytes));
+    }
+    ForEachPageRun(layer, first_piece, place.resident_pages, layer.layout.page_count(),
+                   [&](const StreamRange& range, int32_t, int32_t count) {
+                     weights->schedule_.push_back(range);
+                     part.streamed_runs.push_back(count);
+                   });
+    return part;
+  }
+
+  // The table is read in pieces no longer than a range; it has no checksum of its own when the file gives none.
+  DeviceAddress DownScales(const PackedLayer& layer) {
+    std::byte* table = Take(layer.down_scales_bytes, kCacheLine);
+    const uint64_t step = AlignUp(placement.range_bytes, kCacheLine);
+    for (uint64_t done = 0; done < layer.down_scales_bytes; done += step) {
+      StreamRange range;
+      range.offset = layer.down_scales_offset + done;
+      range.bytes = static_cast<uint32_t>(std::min(step, layer.down_scales_bytes - done));
+      ranges.push_back(range);
+      actions.push_back({{}, table + done});
+    }
+    return table;
+  }
+
+  void Norms() {
+    const auto add = [&](const std::vector<float>& norm) {
+      std::byte* place = Take(norm.size() * sizeof(float), kCacheLine);
+      std::memcpy(place, norm.data(), norm.size() * sizeof(float));
+      weights->norms_.push_back(place);
+    };
+    for (const LayerSource& layer : model.layers()) {
+      add(layer.attention_norm);
+      add(layer.ffn_norm);
+    }
+    add(model.output_norm());
+  }
+
+  void Layout() {
+    Norms();
+    for (size_t i = 0; i < model.layers().size(); ++i) {
+      const LayerSource& layer = model.layers()[i];
+      const LayerPlacement& place = placement.layers[i];
+      weights->matrices_.push_back(Matrix(layer.query, place.query));
+      weights->matrices_.push_back(Matrix(layer.key, place.key));
+      weights->matrices_.push_back(Matrix(layer.value, place.value));
+      weights->matrices_.push_back(Matrix(layer.output, place.output));
+      if (layer.gate) {
+        weights->matrices_.push_back(Matrix(*layer.gate, place.gate));
+        weights->matrices_.push_back(Matrix(*layer.up, place.up));
+        weights->matrices_.push_back(Matrix(*layer.down, place.down));
+      } else {
+        weights->matrices_.resize(weights->matrices_.size() + 3);
+        weights->ffn_.push_back(Ffn(model.packed()->layers()[i], place));
+      }
+    }
+    weights->head_ = Matrix(model.head(), placement.head);
+    if (model.config().tied_head && weights->head_.chunk_rows.empty()) weights->embedding_ = weights->head_.resident;
+  }
+
+  absl::Status Read(PageReader* reader, std::span<std::byte> ring,
+                    const std::function<void(uint64_t, uint64_t)>& progress) {
+    uint64_t total = 0, done = 0;
+    for (const StreamRange& range : ranges) total += range.bytes;
+    Pager pager(reader, ring, weights->pager_options_);
+    RETURN_IF_ERROR(pager.Begin(ranges));
+    for (Action& action : actions) {
+      ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, pager.Next());
+      if (action.plain.rows > 0) {
+        action.plain.data = bytes.data();
+        backend->PackPanels(action.plain, action.destination);
+      } else {
+        std::memcpy(action.destination, bytes.data(), bytes.size());
+      }
+      RETURN_IF_ERROR(pager.Release());
+      done += bytes.size();
+      if (progress) progress(done, total);
+    }
+    return absl::OkStatus();
+  }
+};
+
+uint64_t Weights::TableBytes(const ModelFile& model) {
+  uint64_t bytes = NormBytes(model);
+  if (model.packed() != nullptr) {
+    for (const PackedLayer& layer : model.packed()->layers()) bytes += AlignUp(layer.down_scales_bytes, kCacheLine);
+  }
+  return bytes;
+}
+
+Weights::~Weights() {
+  if (arena_ != nullptr) backend_->FreeMemory(arena_);
+}
+
+absl::StatusOr<std::unique_ptr<Weights>> Weights::Load(const ModelFile& model, const Placement& placement,
+                                                       Backend* backend, PageReader* reader, std::span<std::byte> ring,
+                                                       VerifyMode verify,
+                                                       const std::function<void(uint64_t, uint64_t)>& progress) {
+  auto weights = std::unique_ptr<Weights>(new Weights(backend));
+  weights->pager_options_.path = model.path();
+  weights->pager_options_.verify = verify;
+  Loader loader{model, placement, backend, weights.get(), 0, {}, {}, {}};
+  ASSIGN_OR_RETURN(weights->arena_, backend->AllocateMemory(loader.ArenaBytes()));
+  loader.Layout();
+  CHECK(loader.arena_used <= loader.ArenaBytes());
+  RETURN_IF_ERROR(loader.Read(reader, ring, progress));
+  return weights;
+}
+
+}  // namespace dogstar

@@ -1,0 +1,91 @@
+// Weights: the resident part of a model in tier 0, and the schedule that streams the rest.
+//
+// A matrix is its resident rows (panels in the arena) followed by streamed chunks; a packed FFN is its resident pages
+// followed by streamed runs of pages, then drafts may add overlay rows. A full pass asks for parts in the order of
+// MatrixId / layers, and the schedule lists the streamed ranges in just that order.
+//
+// Threads: const after Load.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "device/backend.h"
+#include "memory/pager.h"
+#include "memory/planner.h"
+#include "model/model_file.h"
+
+namespace dogstar {
+
+enum class MatrixRole { kQuery, kKey, kValue, kOutput, kGate, kUp, kDown };
+inline constexpr int kMatrixRoles = 7;
+
+// One matrix of a pass.
+struct MatrixPart {
+  MatrixView resident;  // rows may be 0
+  // Streamed chunks in order: rows of each (plain layout); they start at row resident.rows.
+  QuantType type = QuantType::kF32;
+  int32_t cols = 0;
+  std::vector<int32_t> chunk_rows;
+};
+
+// The FFN of one layer of a packed file.
+struct FfnPart {
+  const PackedLayer* layer = nullptr;
+  DeviceAddress down_scales = nullptr;
+  std::vector<FfnPageRef> resident;    // the prefix, in file order
+  std::vector<int32_t> streamed_runs;  // pages of each streamed range, in file order after the prefix
+};
+
+// Page `page` of a layer at `data`.
+FfnPageRef PageRefOf(const PackedLayer& layer, int32_t page, DeviceAddress data);
+
+class Weights {
+ public:
+  // Reads everything resident through `ring` and `reader`. `progress` (may be null) gets bytes done and in all.
+  static absl::StatusOr<std::unique_ptr<Weights>> Load(const ModelFile& model, const Placement& placement,
+                                                       Backend* backend, PageReader* reader, std::span<std::byte> ring,
+                                                       VerifyMode verify,
+                                                       const std::function<void(uint64_t, uint64_t)>& progress);
+  ~Weights();
+
+  // Bytes that Load takes beside matrices and pages: norms, down-scale tables, embedding buffer.
+  static uint64_t TableBytes(const ModelFile& model);
+
+  const MatrixPart& matrix(LayerIndex layer, MatrixRole role) const {
+    return matrices_[static_cast<size_t>(ToInt(layer)) * kMatrixRoles + static_cast<size_t>(role)];
+  }
+  const MatrixPart& head() const { return head_; }
+  const FfnPart& ffn(LayerIndex layer) const { return ffn_[static_cast<size_t>(ToInt(layer))]; }
+  bool packed() const { return !ffn_.empty(); }
+  int32_t layer_count() const { return static_cast<int32_t>(matrices_.size()) / kMatrixRoles; }
+  DeviceAddress attention_norm(LayerIndex layer) const { return norms_[2 * static_cast<size_t>(ToInt(layer))]; }
+  DeviceAddress ffn_norm(LayerIndex layer) const { return norms_[2 * static_cast<size_t>(ToInt(layer)) + 1]; }
+  DeviceAddress output_norm() const { return norms_.back(); }
+  // The whole embedding table when it is resident (tied to a resident head), else rows == 0.
+  const MatrixView& embedding() const { return embedding_; }
+
+  // Streamed ranges of a full pass, in order.
+  std::span<const StreamRange> schedule() const { return schedule_; }
+  const Pager::Options& pager_options() const { return pager_options_; }
+
+ private:
+  struct Loader;
+  explicit Weights(Backend* backend) : backend_(backend) {}
+
+  Backend* backend_;
+  std::byte* arena_ = nullptr;
+  std::vector<MatrixPart> matrices_;
+  MatrixPart head_;
+  MatrixView embedding_;
+  std::vector<FfnPart> ffn_;
+  std::vector<DeviceAddress> norms_;
+  std::vector<StreamRange> schedule_;
+  Pager::Options pager_options_;
+};
+
+}  // namespace dogstar

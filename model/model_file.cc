@@ -1,0 +1,110 @@
+#include "model/model_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/cleanup/cleanup.h"
+#include "fmt/format.h"
+
+namespace dogstar {
+namespace {
+
+// Norm weights: F32 in practice, any runnable type by the format.
+absl::StatusOr<std::vector<float>> ReadVector(const std::string& path, const GgufHeader& header,
+                                              const std::string& name) {
+  const GgufTensor* tensor = header.FindTensor(name);
+  if (tensor == nullptr) return absl::NotFoundError(fmt::format("{}: tensor {} is missing", path, name));
+  std::vector<std::byte> raw(tensor->bytes);
+  RETURN_IF_ERROR(ReadBytes(path, tensor->offset, raw));
+  std::vector<float> values(tensor->cols());
+  DequantizeRow(static_cast<QuantType>(tensor->gguf_type), raw.data(), static_cast<int64_t>(values.size()),
+                values.data());
+  return values;
+}
+
+}  // namespace
+
+absl::Status ReadBytes(const std::string& path, uint64_t offset, std::span<std::byte> bytes) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return ErrnoStatus("open", path, -1, -1, errno);
+  const auto close_fd = absl::MakeCleanup([fd] { close(fd); });
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t got = pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      return ErrnoStatus("read", path, static_cast<int64_t>(offset + done), static_cast<int64_t>(bytes.size() - done),
+                         errno);
+    }
+    if (got == 0) {
+      return absl::DataLossError(
+          fmt::format("read {} at offset {} ({} bytes): the file ends here", path, offset + done, bytes.size() - done));
+    }
+    done += static_cast<size_t>(got);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MatrixSource> ModelFile::FindMatrix(const GgufHeader& header, const std::string& name) const {
+  const GgufTensor* tensor = header.FindTensor(name);
+  if (tensor == nullptr) return absl::NotFoundError(fmt::format("{}: tensor {} is missing", path_, name));
+  MatrixSource matrix;
+  matrix.tensor = name;
+  matrix.type = static_cast<QuantType>(tensor->gguf_type);
+  matrix.rows = static_cast<int32_t>(tensor->rows());
+  matrix.cols = static_cast<int32_t>(tensor->cols());
+  matrix.offset = tensor->offset;
+  matrix.checksums = packed_ ? packed_->FindChecksums(name) : nullptr;
+  return matrix;
+}
+
+absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path) {
+  auto file = std::unique_ptr<ModelFile>(new ModelFile);
+  file->path_ = path;
+  ASSIGN_OR_RETURN(GgufHeader header, ReadGgufHeader(path));
+  file->file_bytes_ = header.file_bytes();
+  ASSIGN_OR_RETURN(file->config_, ModelConfig::FromGguf(header));
+  ASSIGN_OR_RETURN(file->tokenizer_, Tokenizer::FromGguf(header));
+  if (PackedFile::IsPacked(header)) {
+    ASSIGN_OR_RETURN(PackedFile packed, PackedFile::Open(path, header));
+    file->packed_.emplace(std::move(packed));
+  }
+  header.TakeFields();  // the strings of a vocabulary take megabytes; the tokenizer has its own compact form
+
+  ASSIGN_OR_RETURN(file->embedding_, file->FindMatrix(header, kEmbeddingTensor));
+  ASSIGN_OR_RETURN(file->head_, file->FindMatrix(header, file->config_.tied_head ? kEmbeddingTensor : kHeadTensor));
+  ASSIGN_OR_RETURN(file->output_norm_, ReadVector(path, header, kOutputNormTensor));
+  for (int32_t i = 0; i < file->config_.layer_count; ++i) {
+    LayerSource layer;
+    ASSIGN_OR_RETURN(layer.query, file->FindMatrix(header, LayerTensorName(i, "attn_q")));
+    ASSIGN_OR_RETURN(layer.key, file->FindMatrix(header, LayerTensorName(i, "attn_k")));
+    ASSIGN_OR_RETURN(layer.value, file->FindMatrix(header, LayerTensorName(i, "attn_v")));
+    ASSIGN_OR_RETURN(layer.output, file->FindMatrix(header, LayerTensorName(i, "attn_output")));
+    ASSIGN_OR_RETURN(layer.attention_norm, ReadVector(path, header, LayerTensorName(i, "attn_norm")));
+    ASSIGN_OR_RETURN(layer.ffn_norm, ReadVector(path, header, LayerTensorName(i, "ffn_norm")));
+    if (!file->packed_) {
+      ASSIGN_OR_RETURN(layer.gate, file->FindMatrix(header, LayerTensorName(i, "ffn_gate")));
+      ASSIGN_OR_RETURN(layer.up, file->FindMatrix(header, LayerTensorName(i, "ffn_up")));
+      ASSIGN_OR_RETURN(layer.down, file->FindMatrix(header, LayerTensorName(i, "ffn_down")));
+    }
+    file->layers_.push_back(std::move(layer));
+  }
+  return file;
+}
+
+ModelFile::ParameterCounts ModelFile::CountParameters() const {
+  ParameterCounts counts;
+  const auto size = [](const MatrixSource& m) { return static_cast<double>(m.rows) * m.cols; };
+  for (const LayerSource& layer : layers_) {
+    counts.attention += size(layer.query) + size(layer.key) + size(layer.value) + size(layer.output);
+  }
+  counts.ffn = 3.0 * config_.layer_count * config_.dim * config_.ffn_rows;
+  counts.embedding = size(embedding_);
+  // As in the paper: a tied head is counted as a matrix of its own, because each token reads it.
+  counts.head = size(head_);
+  return counts;
+}
+
+}  // namespace dogstar

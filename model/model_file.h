@@ -1,0 +1,80 @@
+// ModelFile: an opened model, plain GGUF or packed: its description, and where each of its parts lies in the file.
+//
+// Threads: const after Open.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "base/types.h"
+#include "model/gguf.h"
+#include "model/model_config.h"
+#include "model/packed_file.h"
+#include "model/tokenizer.h"
+
+namespace dogstar {
+
+// A weight matrix as it lies in the file: plain rows, back to back.
+struct MatrixSource {
+  std::string tensor;
+  QuantType type = QuantType::kF32;
+  int32_t rows = 0;
+  int32_t cols = 0;
+  uint64_t offset = 0;                         // of row 0 in the file
+  const TensorChecksums* checksums = nullptr;  // packed files only
+  uint64_t row_bytes() const { return RowBytes(type, cols); }
+  uint64_t bytes() const { return row_bytes() * static_cast<uint64_t>(rows); }
+};
+
+struct LayerSource {
+  MatrixSource query, key, value, output;
+  // Plain files: the FFN as matrices. Packed files: empty, see ModelFile::packed().
+  std::optional<MatrixSource> gate, up, down;
+  std::vector<float> attention_norm, ffn_norm;  // [dim]
+};
+
+class ModelFile {
+ public:
+  // Reads the header, checks every part and loads the norms. The tokenizer is made from the same header and the
+  // vocabulary's strings are dropped.
+  static absl::StatusOr<std::unique_ptr<ModelFile>> Open(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  uint64_t file_bytes() const { return file_bytes_; }
+  const ModelConfig& config() const { return config_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const PackedFile* packed() const { return packed_ ? &*packed_ : nullptr; }
+  const std::vector<LayerSource>& layers() const { return layers_; }
+  const MatrixSource& embedding() const { return embedding_; }
+  const MatrixSource& head() const { return head_; }  // equals embedding() when the head is tied
+  const std::vector<float>& output_norm() const { return output_norm_; }
+
+  // Weights in all (a parameter count by part), for densities of the whole model.
+  struct ParameterCounts {
+    double ffn = 0, attention = 0, embedding = 0, head = 0;
+    double total() const { return ffn + attention + embedding + head; }
+  };
+  ParameterCounts CountParameters() const;
+
+ private:
+  ModelFile() = default;
+  absl::StatusOr<MatrixSource> FindMatrix(const GgufHeader& header, const std::string& tensor) const;
+
+  std::string path_;
+  uint64_t file_bytes_ = 0;
+  ModelConfig config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::optional<PackedFile> packed_;
+  std::vector<LayerSource> layers_;
+  MatrixSource embedding_, head_;
+  std::vector<float> output_norm_;
+};
+
+// Reads `bytes` bytes at `offset` with plain reads (no O_DIRECT): small parts, and embedding rows.
+absl::Status ReadBytes(const std::string& path, uint64_t offset, std::span<std::byte> bytes);
+
+}  // namespace dogstar

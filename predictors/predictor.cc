@@ -1,0 +1,60 @@
+#include "predictors/predictor.h"
+
+#include <array>
+#include <cmath>
+
+#include "fmt/format.h"
+#include "fmt/ranges.h"
+#include "predictors/griffin.h"
+
+namespace dogstar {
+namespace {
+
+constexpr std::array<std::string_view, 3> kNames = {"resident", "griffin", "dense"};
+
+// The file's order is one of importance: the first rows that are available, up to the density.
+class ResidentPredictor : public Predictor {
+ public:
+  ResidentPredictor(double density, int32_t ffn_rows) : density_(density), ffn_rows_(ffn_rows) {}
+
+  std::string_view name() const override { return "resident"; }
+  const RowSet* Choose(LayerIndex, const RowSet& available) override {
+    if (density_ < 0) return nullptr;
+    int32_t left = static_cast<int32_t>(std::floor(density_ * ffn_rows_));
+    chosen_ = RowSet(available.rows());
+    for (int32_t row = 0; row < available.rows() && left > 0; ++row) {
+      if (!available.Contains(RowIndex{row})) continue;
+      chosen_.Insert(RowIndex{row});
+      --left;
+    }
+    return &chosen_;
+  }
+
+ private:
+  double density_;
+  int32_t ffn_rows_;
+  RowSet chosen_;
+};
+
+class DensePredictor : public Predictor {
+ public:
+  std::string_view name() const override { return "dense"; }
+};
+
+}  // namespace
+
+std::span<const std::string_view> PredictorNames() { return kNames; }
+
+absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& options, int32_t layers,
+                                                        int32_t ffn_rows) {
+  if (options.density > 1) {
+    return absl::InvalidArgumentError(fmt::format("draft.density {} is not between 0 and 1", options.density));
+  }
+  if (options.name == "resident") return std::make_unique<ResidentPredictor>(options.density, ffn_rows);
+  if (options.name == "griffin") return std::make_unique<GriffinPredictor>(options.density, layers, ffn_rows);
+  if (options.name == "dense") return std::make_unique<DensePredictor>();
+  return absl::InvalidArgumentError(
+      fmt::format("draft.predictor \"{}\" is not known; allowed are {}", options.name, fmt::join(kNames, ", ")));
+}
+
+}  // namespace dogstar

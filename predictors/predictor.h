@@ -1,0 +1,64 @@
+// Predictor: which FFN rows a draft uses.
+//
+// A predictor says what it would like; what it gets are rows that are resident, because a draft that waits for the
+// disk costs as much as a full pass. The engine intersects the wish with what tier 0 holds and reports both.
+//
+// Threads: one.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/row_set.h"
+#include "base/status.h"
+#include "base/types.h"
+
+namespace dogstar {
+
+class Predictor {
+ public:
+  virtual ~Predictor() = default;
+
+  virtual std::string_view name() const = 0;
+  // True when full passes over the prompt must show their activations.
+  virtual bool observes_prompt() const { return false; }
+
+  // A new prompt: what was learned from the last one is dropped.
+  virtual void BeginPrompt() {}
+  // z of a layer for `tokens` prompt positions: [tokens, stride], RowIndex order, the first ffn_rows columns.
+  virtual void ObservePrompt(LayerIndex layer, std::span<const float> z, int32_t tokens, int32_t stride) {
+    static_cast<void>(layer), static_cast<void>(z), static_cast<void>(tokens), static_cast<void>(stride);
+  }
+  virtual void EndPrompt() {}
+
+  // Scores of rows for keeping them at hand (larger = better), [ffn_rows], RowIndex order. Empty: no opinion beyond
+  // the file's order.
+  virtual std::span<const float> Scores(LayerIndex layer) const {
+    static_cast<void>(layer);
+    return {};
+  }
+  // Rows for the next drafts out of `available`. nullptr: all that are available.
+  virtual const RowSet* Choose(LayerIndex layer, const RowSet& available) {
+    static_cast<void>(layer), static_cast<void>(available);
+    return nullptr;
+  }
+};
+
+struct PredictorOptions {
+  std::string name = "resident";  // see PredictorNames
+  // Share of rows a draft uses; < 0: every row that is available.
+  double density = -1;
+};
+
+// "resident": the rows that tier 0 holds anyway, in the packed file's order of importance.
+// "griffin":  per prompt, from its own activations (references: Sirius' CSparse).
+// "dense":    all rows; drafts then equal full passes.
+std::span<const std::string_view> PredictorNames();
+absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& options, int32_t layers,
+                                                        int32_t ffn_rows);
+
+}  // namespace dogstar

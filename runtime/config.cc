@@ -1,0 +1,306 @@
+#include "runtime/config.h"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include "base/units.h"
+#include "fmt/format.h"
+#include "fmt/ranges.h"
+#include "predictors/predictor.h"
+#include "yaml-cpp/yaml.h"
+
+namespace dogstar {
+namespace {
+
+absl::Status BadValue(std::string_view value, std::string_view allowed) {
+  return absl::InvalidArgumentError(fmt::format("\"{}\" is not allowed; allowed: {}", value, allowed));
+}
+
+template <typename Number>
+absl::StatusOr<Number> ParseNumber(std::string_view text) {
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || end != text.data() + text.size()) return absl::InvalidArgumentError("not a number");
+  return number;
+}
+
+// A setter that reads a number within [low, high].
+template <typename Number, typename Place>
+auto NumberSetter(Number low, Number high, std::string_view allowed, Place place) {
+  return [=](std::string_view value, Config* config) -> absl::Status {
+    const absl::StatusOr<Number> number = ParseNumber<Number>(value);
+    if (!number.ok() || !(*number >= low && *number <= high)) return BadValue(value, allowed);
+    place(*config) = *number;
+    return absl::OkStatus();
+  };
+}
+
+absl::StatusOr<bool> ParseBool(std::string_view value) {
+  if (value == "true" || value == "yes" || value == "on" || value == "1") return true;
+  if (value == "false" || value == "no" || value == "off" || value == "0") return false;
+  return BadValue(value, "true or false");
+}
+
+template <typename Enum>
+struct Choice {
+  std::string_view name;
+  Enum value;
+};
+
+template <typename Enum, size_t kCount, typename Place>
+auto ChoiceSetter(const std::array<Choice<Enum>, kCount>& choices, std::string_view allowed, Place place) {
+  return [=](std::string_view value, Config* config) -> absl::Status {
+    for (const Choice<Enum>& choice : choices) {
+      if (choice.name == value) {
+        place(*config) = choice.value;
+        return absl::OkStatus();
+      }
+    }
+    return BadValue(value, allowed);
+  };
+}
+
+constexpr std::array<Choice<RunMode>, 5> kModes = {{{"auto", RunMode::kAuto},
+                                                    {"dense", RunMode::kDense},
+                                                    {"sparse", RunMode::kSparse},
+                                                    {"sirius", RunMode::kSirius},
+                                                    {"strict", RunMode::kStrict}}};
+constexpr std::array<Choice<IoEngine>, 3> kEngines = {
+    {{"auto", IoEngine::kAuto}, {"uring", IoEngine::kUring}, {"pread", IoEngine::kPread}}};
+constexpr std::array<Choice<DirectMode>, 3> kDirect = {
+    {{"auto", DirectMode::kAuto}, {"always", DirectMode::kAlways}, {"never", DirectMode::kNever}}};
+constexpr std::array<Choice<VerifyMode>, 3> kVerify = {
+    {{"always", VerifyMode::kAlways}, {"first", VerifyMode::kFirst}, {"never", VerifyMode::kNever}}};
+
+absl::Status SetPredictor(std::string_view value, Config* config) {
+  for (std::string_view name : PredictorNames()) {
+    if (name == value) {
+      config->draft.predictor = std::string(value);
+      return absl::OkStatus();
+    }
+  }
+  return BadValue(value, fmt::format("{}", fmt::join(PredictorNames(), ", ")));
+}
+
+template <typename Place>
+auto SizeSetter(Place place) {
+  return [=](std::string_view value, Config* config) -> absl::Status {
+    ASSIGN_OR_RETURN(place(*config), ParseSize(value));
+    return absl::OkStatus();
+  };
+}
+
+std::vector<ConfigKey> MakeKeys() {
+  constexpr std::string_view kSize = "a size such as 64MiB or 2.5GiB";
+  const auto int_key = [](std::string_view name, std::string_view meaning, int32_t low, int32_t high,
+                          std::string_view allowed, auto place) {
+    return ConfigKey{name, meaning, allowed, NumberSetter<int32_t>(low, high, allowed, place)};
+  };
+  const auto real_key = [](std::string_view name, std::string_view meaning, double low, double high,
+                           std::string_view allowed, auto place) {
+    return ConfigKey{name, meaning, allowed, NumberSetter<double>(low, high, allowed, place)};
+  };
+  std::vector<ConfigKey> keys;
+  keys.push_back({"model", "path of the model, GGUF or packed", "a path", [](std::string_view value, Config* config) {
+                    config->model = std::string(value);
+                    return absl::OkStatus();
+                  }});
+  keys.push_back({"cache_dir", "folder for packed files when the model's own cannot be written", "a path",
+                  [](std::string_view value, Config* config) {
+                    config->cache_dir = std::string(value);
+                    return absl::OkStatus();
+                  }});
+  keys.push_back(int_key(
+      "threads", "compute threads; 0: all cores", 0, 1024, "0 to 1024", [](Config & c) -> auto& { return c.threads; }));
+  keys.push_back(int_key(
+      "context", "tokens of context; 0: prompt + tokens to generate", 0, 1 << 24, "0 to 16777216",
+      [](Config & c) -> auto& { return c.context; }));
+  keys.push_back({"precise", "float32 activations: slow, the reference", "true or false",
+                  [](std::string_view value, Config* config) -> absl::Status {
+                    ASSIGN_OR_RETURN(config->precise, ParseBool(value));
+                    return absl::OkStatus();
+                  }});
+  keys.push_back({"budget.ram", "memory that the whole program stays below", kSize,
+                  [](std::string_view value, Config* config) -> absl::Status {
+                    ASSIGN_OR_RETURN(const uint64_t bytes, ParseSize(value));
+                    config->budget.ram = bytes;
+                    return absl::OkStatus();
+                  }});
+  keys.push_back(
+      {"budget.vram", "GPU memory; 0: no GPU", kSize, SizeSetter([](Config & c) -> auto& { return c.budget.vram; })});
+  keys.push_back({"budget.pinned", "page-locked host memory for a GPU", kSize,
+                  SizeSetter([](Config & c) -> auto& { return c.budget.pinned; })});
+  keys.push_back({"draft.predictor", "which rows a draft uses", "resident, griffin, dense", SetPredictor});
+  keys.push_back(real_key(
+      "draft.density", "share of the FFN rows a draft uses; -1: all that are resident", -1, 1, "-1, or 0 to 1",
+      [](Config & c) -> auto& { return c.draft.density; }));
+  keys.push_back(real_key(
+      "draft.overlay", "share of the resident FFN bytes for single rows chosen by the prompt", 0, 0.5, "0 to 0.5",
+      [](Config & c) -> auto& { return c.draft.overlay; }));
+  keys.push_back({"io.engine", "how files are read", "auto, uring, pread",
+                  ChoiceSetter(
+                      kEngines, "auto, uring, pread", [](Config & c) -> auto& { return c.io.engine; })});
+  keys.push_back(int_key(
+      "io.queue_depth", "reads in flight", 1, 4096, "1 to 4096", [](Config & c) -> auto& { return c.io.queue_depth; }));
+  keys.push_back({"io.direct", "O_DIRECT, past the page cache", "auto, always, never",
+                  ChoiceSetter(
+                      kDirect, "auto, always, never", [](Config & c) -> auto& { return c.io.direct; })});
+  keys.push_back({"io.verify", "when checksums of packed files are checked", "always, first, never",
+                  ChoiceSetter(
+                      kVerify, "always, first, never", [](Config & c) -> auto& { return c.io.verify; })});
+  keys.push_back(
+      {"corrector.mode", "how tokens are made", "auto, dense, sparse, sirius, strict",
+       ChoiceSetter(
+           kModes, "auto, dense, sparse, sirius, strict", [](Config & c) -> auto& { return c.corrector.mode; })});
+  keys.push_back(int_key(
+      "corrector.period", "tokens per cycle, the root included; the largest when adaptive", 1, 256, "1 to 256",
+      [](Config & c) -> auto& { return c.corrector.period; }));
+  keys.push_back({"corrector.adaptive", "choose the period while running", "true or false",
+                  [](std::string_view value, Config* config) -> absl::Status {
+                    ASSIGN_OR_RETURN(const bool adaptive, ParseBool(value));
+                    config->corrector.adaptive = adaptive;
+                    return absl::OkStatus();
+                  }});
+  keys.push_back(real_key(
+      "corrector.threshold", "sirius: least full-model probability of an accepted draft", 0, 2,
+      "0 to 2 (above 1: nothing is accepted)", [](Config & c) -> auto& { return c.corrector.threshold; }));
+  keys.push_back(real_key(
+      "corrector.temperature", "sirius: temperature of that probability", 1e-3, 100, "0.001 to 100",
+      [](Config & c) -> auto& { return c.corrector.temperature; }));
+  keys.push_back(real_key(
+      "sampling.temperature", "0: the likeliest token", 0, 100, "0 to 100",
+      [](Config & c) -> auto& { return c.sampling.temperature; }));
+  keys.push_back(int_key(
+      "sampling.top_k", "only the k likeliest tokens; 0: all", 0, 1 << 30, "0 or more",
+      [](Config & c) -> auto& { return c.sampling.top_k; }));
+  keys.push_back(real_key(
+      "sampling.top_p", "only the likeliest tokens whose sum reaches p", 0, 1, "0 to 1",
+      [](Config & c) -> auto& { return c.sampling.top_p; }));
+  keys.push_back(
+      {"sampling.seed", "random seed", "an integer from 0", [](std::string_view value, Config* config) -> absl::Status {
+         const absl::StatusOr<uint64_t> seed = ParseNumber<uint64_t>(value);
+         if (!seed.ok()) return BadValue(value, "an integer from 0");
+         config->sampling.seed = *seed;
+         return absl::OkStatus();
+       }});
+  return keys;
+}
+
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row.back();
+}
+
+std::string_view NearestKey(std::string_view key) {
+  std::string_view nearest;
+  size_t best = SIZE_MAX;
+  for (const ConfigKey& known : ConfigKeys()) {
+    const size_t distance = EditDistance(key, known.name);
+    if (distance < best) best = distance, nearest = known.name;
+  }
+  return nearest;
+}
+
+absl::Status At(std::string_view file, const YAML::Mark& mark, std::string_view message) {
+  return absl::InvalidArgumentError(fmt::format("{}:{}: {}", file, mark.line + 1, message));
+}
+
+absl::Status ReadNode(const YAML::Node& node, const std::string& prefix, std::string_view file, Config* config) {
+  std::vector<std::string> seen;
+  for (const auto& entry : node) {
+    if (!entry.first.IsScalar()) return At(file, entry.first.Mark(), "a key must be a plain word");
+    const std::string name = entry.first.Scalar();
+    const std::string key = prefix.empty() ? name : prefix + "." + name;
+    if (std::find(seen.begin(), seen.end(), name) != seen.end()) {
+      return At(file, entry.first.Mark(), fmt::format("{} stands here twice", key));
+    }
+    seen.push_back(name);
+    if (entry.second.IsMap()) {
+      RETURN_IF_ERROR(ReadNode(entry.second, key, file, config));
+    } else if (entry.second.IsScalar()) {
+      const absl::Status status = SetConfigKey(key, entry.second.Scalar(), config);
+      if (!status.ok()) return At(file, entry.second.Mark(), std::string(status.message()));
+    } else {
+      return At(file, entry.first.Mark(), fmt::format("{} needs one value", key));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string_view RunModeName(RunMode mode) { return kModes[static_cast<size_t>(mode)].name; }
+
+std::span<const ConfigKey> ConfigKeys() {
+  static const std::vector<ConfigKey> keys = MakeKeys();  // immutable
+  return keys;
+}
+
+absl::Status SetConfigKey(std::string_view key, std::string_view value, Config* config) {
+  for (const ConfigKey& known : ConfigKeys()) {
+    if (known.name == key) return Annotate(known.set(value, config), key);
+  }
+  return absl::InvalidArgumentError(fmt::format("unknown key \"{}\"; did you mean {}?", key, NearestKey(key)));
+}
+
+absl::Status SetConfigFromAssignment(std::string_view assignment, Config* config) {
+  const size_t equals = assignment.find('=');
+  if (equals == std::string_view::npos) {
+    return absl::InvalidArgumentError(fmt::format("\"{}\" is no assignment; write key=value", assignment));
+  }
+  return SetConfigKey(assignment.substr(0, equals), assignment.substr(equals + 1), config);
+}
+
+absl::Status ReadYamlConfig(std::string_view text, std::string_view file, Config* config) {
+  // yaml-cpp reports errors by exception; none leaves this function.
+  try {
+    const YAML::Node root = YAML::Load(std::string(text));
+    if (root.IsNull()) return absl::OkStatus();
+    if (!root.IsMap())
+      return At(file, root.Mark(), "the file must be a list of keys, such as \"budget: {ram: 64MiB}\"");
+    return ReadNode(root, "", file, config);
+  } catch (const YAML::Exception& error) {
+    return At(file, error.mark, error.msg);
+  }
+}
+
+absl::Status ReadYamlConfigFile(const std::string& path, Config* config) {
+  std::ifstream file(path);
+  std::stringstream text;
+  if (!file || !(text << file.rdbuf())) {
+    return absl::NotFoundError(fmt::format("cannot read the configuration {}", path));
+  }
+  return ReadYamlConfig(text.str(), path, config);
+}
+
+std::string EnvironmentName(std::string_view key) {
+  std::string name = "DOGSTAR_";
+  for (char c : key) name += c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+absl::Status ReadEnvironment(const std::function<const char*(const std::string& name)>& get, Config* config) {
+  for (const ConfigKey& key : ConfigKeys()) {
+    const std::string name = EnvironmentName(key.name);
+    const char* value = get(name);
+    if (value != nullptr) RETURN_IF_ERROR(Annotate(SetConfigKey(key.name, value, config), name));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace dogstar

@@ -1,0 +1,77 @@
+// Config: every setting of a run. defaults < YAML file < environment < command line; all of them name the same keys.
+//
+// One table (ConfigKeys) says for each key what it means, what is allowed and how it is read; YAML, DOGSTAR_*
+// variables, --set and the documentation all come from it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "io/page_reader.h"
+#include "memory/pager.h"
+#include "runtime/sampler.h"
+
+namespace dogstar {
+
+enum class RunMode { kAuto, kDense, kSparse, kSirius, kStrict };
+std::string_view RunModeName(RunMode mode);
+
+struct Config {
+  std::string model;
+  int32_t threads = 0;  // 0: all cores
+  int32_t context = 0;  // tokens; 0: prompt + tokens to generate
+  bool precise = false;
+  std::string cache_dir;  // packed files go here when the model's folder cannot be written; empty: nowhere else
+  struct {
+    std::optional<uint64_t> ram;  // bytes; none: no limit
+    uint64_t vram = 0;
+    uint64_t pinned = 0;
+  } budget;
+  struct {
+    std::string predictor = "resident";
+    double density = -1;    // < 0: every row that is resident
+    double overlay = 0.15;  // share of the FFN's resident bytes kept for single rows, predictors that want them
+  } draft;
+  struct {
+    IoEngine engine = IoEngine::kAuto;
+    int32_t queue_depth = 64;
+    DirectMode direct = DirectMode::kAuto;
+    VerifyMode verify = VerifyMode::kFirst;
+  } io;
+  struct {
+    RunMode mode = RunMode::kAuto;
+    int32_t period = 16;
+    std::optional<bool> adaptive;  // none: yes in strict mode, no in sirius mode (as published)
+    double threshold = 0.1;
+    double temperature = 0.6;
+  } corrector;
+  SamplingOptions sampling;
+};
+
+struct ConfigKey {
+  std::string_view name;  // "corrector.period"
+  std::string_view meaning;
+  std::string_view allowed;  // "2 to 1024"
+  std::function<absl::Status(std::string_view value, Config*)> set;
+};
+std::span<const ConfigKey> ConfigKeys();
+
+// Sets one key from text. InvalidArgument: an unknown key (with the nearest known one), or a bad value with what is
+// allowed.
+absl::Status SetConfigKey(std::string_view key, std::string_view value, Config* config);
+// "corrector.period=24".
+absl::Status SetConfigFromAssignment(std::string_view assignment, Config* config);
+// YAML text; `file` is for messages, which name file, line, key and what is allowed.
+absl::Status ReadYamlConfig(std::string_view text, std::string_view file, Config* config);
+absl::Status ReadYamlConfigFile(const std::string& path, Config* config);
+// "DOGSTAR_CORRECTOR_PERIOD" for "corrector.period".
+std::string EnvironmentName(std::string_view key);
+// Reads every key's variable through `get` (nullptr: not set).
+absl::Status ReadEnvironment(const std::function<const char*(const std::string& name)>& get, Config* config);
+
+}  // namespace dogstar

@@ -1,0 +1,74 @@
+#include "runtime/draft_rows.h"
+
+#include "base/row_set.h"
+
+namespace dogstar {
+namespace {
+
+RowSet AvailableRows(const FfnPart& part, const Overlay* overlay, LayerIndex layer) {
+  RowSet rows(part.layer->layout.ffn_rows);
+  for (const FfnPageRef& page : part.resident) {
+    for (int32_t i = 0; i < page.row_count; ++i) rows.Insert(RowIndex{page.first_row + i});
+  }
+  if (overlay != nullptr) overlay->AddTo(layer, &rows);
+  return rows;
+}
+
+// Pages with their masks; pages without a chosen row are left out.
+void MaskPages(const FfnPart& part, const RowSet& chosen, DraftLayer* out) {
+  const size_t words = static_cast<size_t>(part.layer->layout.page_rows + 63) / 64;
+  out->page_masks.resize(part.resident.size() * words);
+  for (size_t p = 0; p < part.resident.size(); ++p) {
+    FfnPageRef page = part.resident[p];
+    uint64_t* mask = out->page_masks.data() + p * words;
+    uint64_t any = 0;
+    for (size_t w = 0; w < words; ++w) {
+      mask[w] = chosen.Bits(page.first_row + static_cast<int32_t>(w) * 64);
+      const int32_t rows_here = page.row_count - static_cast<int32_t>(w) * 64;
+      if (rows_here < 64) mask[w] &= rows_here <= 0 ? 0 : (uint64_t{1} << rows_here) - 1;
+      any |= mask[w];
+    }
+    if (any == 0) continue;
+    page.row_mask = mask;
+    out->pages.push_back(page);
+  }
+}
+
+void MaskOverlay(const RowSet& chosen, DraftLayer* out) {
+  out->overlay_mask.assign(static_cast<size_t>(out->overlay.row_count + 63) / 64, 0);
+  for (int32_t i = 0; i < out->overlay.row_count; ++i) {
+    if (chosen.Contains(RowIndex{out->overlay.row_index[i]})) {
+      out->overlay_mask[static_cast<size_t>(i) / 64] |= uint64_t{1} << (i % 64);
+    }
+  }
+  out->overlay.row_mask = out->overlay_mask.data();
+}
+
+}  // namespace
+
+DraftRows DraftRows::Build(const Weights& weights, const Overlay* overlay, Predictor* predictor) {
+  DraftRows rows;
+  double used = 0, all = 0;
+  for (int32_t i = 0; weights.packed() && i < weights.layer_count(); ++i) {
+    const LayerIndex layer{i};
+    const FfnPart& part = weights.ffn(layer);
+    const RowSet available = AvailableRows(part, overlay, layer);
+    DraftLayer& out = rows.layers_.emplace_back();
+    if (overlay != nullptr) out.overlay = overlay->Ref(layer);
+    const RowSet* chosen = predictor->Choose(layer, available);
+    if (chosen == nullptr) {
+      out.pages = part.resident;
+      out.rows_used = available.count();
+    } else {
+      MaskPages(part, *chosen, &out);
+      MaskOverlay(*chosen, &out);
+      out.rows_used = chosen->count();
+    }
+    used += out.rows_used;
+    all += part.layer->layout.ffn_rows;
+  }
+  rows.density_ = all > 0 ? used / all : 1;
+  return rows;
+}
+
+}  // namespace dogstar

@@ -1,0 +1,108 @@
+// Engine: builds and owns everything a model needs to run within a budget.
+//
+//   Opened      a model's description and tokenizer (ModelFile), plain or packed, packed on first use if need be
+//   Engine      placement, arena, pager, KV cache and forward pass for one context size
+//
+// Threads: one.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/status.h"
+#include "device/backend.h"
+#include "io/page_reader.h"
+#include "memory/accountant.h"
+#include "memory/kv_cache.h"
+#include "memory/overlay.h"
+#include "memory/pager.h"
+#include "memory/planner.h"
+#include "memory/weights.h"
+#include "model/model_file.h"
+#include "predictors/predictor.h"
+#include "runtime/config.h"
+#include "runtime/forward.h"
+
+namespace dogstar {
+
+// How the engine talks while it works; both may be empty.
+struct Hooks {
+  std::function<void(std::string_view message)> note;  // choices and fallbacks with their reasons
+  std::function<void(std::string_view what, uint64_t done, uint64_t total)> progress;
+};
+
+// The file to run: config.model itself, or its packed form when the mode needs one, packing it first if there is none
+// or it is stale. Also settles RunMode::kAuto.
+struct ModelChoice {
+  std::string path;
+  RunMode mode = RunMode::kDense;
+};
+absl::StatusOr<ModelChoice> ChooseModel(const Config& config, const Hooks& hooks);
+
+class Engine {
+ public:
+  struct Options {
+    RunMode mode = RunMode::kDense;
+    int32_t context_slots = 0;
+    int32_t logit_rows = 1;  // at least this many rows of logits in a pass
+  };
+
+  // `model` must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Config& config, const ModelFile* model,
+                                                        const Options& options, const Hooks& hooks);
+  ~Engine();
+
+  const Config& config() const { return config_; }
+  const ModelFile& model() const { return *model_; }
+  RunMode mode() const { return options_.mode; }
+  int32_t context_slots() const { return options_.context_slots; }
+  // Drafts touch no disk: attention and head are resident, and the file is packed.
+  bool can_draft() const { return can_draft_; }
+
+  Backend& backend() { return *backend_; }
+  Forward& forward() { return *forward_; }
+  KvCache& kv() { return kv_cache_; }
+  Predictor& predictor() { return *predictor_; }
+  Overlay* overlay() { return overlay_.get(); }  // null without one
+  const Weights& weights() const { return *weights_; }
+  const Placement& placement() const { return placement_; }
+  const Accountant& accountant() const { return accountant_; }
+  // Loading and passes together.
+  uint64_t disk_bytes() const { return loaded_bytes_ + pager_->stats().bytes_read; }
+  double io_wait_seconds() const { return pager_->stats().wait_seconds; }
+  std::string DescribeIo() const { return reader_->Describe(); }
+
+ private:
+  Engine(const Config& config, const ModelFile* model, const Options& options);
+  absl::Status Build(const Hooks& hooks);
+  absl::Status Plan(const Hooks& hooks);
+  Forward::Limits ChooseLimits() const;
+  KvShape ShapeOfKv() const;
+
+  Config config_;
+  const ModelFile* model_;
+  Options options_;
+  Accountant accountant_;
+  bool can_draft_ = false;
+  uint64_t loaded_bytes_ = 0;
+  Placement placement_;
+  Forward::Limits limits_;
+  std::unique_ptr<Predictor> predictor_;
+  // Order of destruction matters: the pager waits for reads into the ring before the ring and the reader go.
+  std::unique_ptr<Backend> backend_;
+  AlignedBuffer ring_;
+  std::unique_ptr<PageReader> reader_;
+  std::unique_ptr<Weights> weights_;
+  std::unique_ptr<Overlay> overlay_;
+  std::unique_ptr<Pager> pager_;
+  std::unique_ptr<KvStore> kv_store_;
+  KvCache kv_cache_;
+  std::unique_ptr<Forward> forward_;
+};
+
+}  // namespace dogstar

@@ -1,0 +1,111 @@
+// Forward: one pass of the model over a batch of rows. A full pass uses every weight and streams what is not
+// resident; a draft uses resident rows only and touches no disk. Reads top to bottom in forward.cc.
+//
+// Threads: one. Memory: allocated in Create.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "base/types.h"
+#include "device/backend.h"
+#include "memory/pager.h"
+#include "memory/weights.h"
+#include "model/model_file.h"
+#include "runtime/draft_rows.h"
+
+namespace dogstar {
+
+// Rows of a pass. Row i is token tokens[i] at positions[i], whose keys and values go to slots[i].
+struct Batch {
+  std::vector<TokenId> tokens;
+  std::vector<TokenPos> positions;
+  std::vector<KvSlot> slots;
+  AttentionMask mask;
+  // Logits are computed for the last logit_rows rows; 0 for none.
+  int32_t logit_rows = 0;
+  int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
+};
+
+// Sees the FFN activations of a full pass over a packed file.
+class PassObserver {
+ public:
+  virtual ~PassObserver() = default;
+  // Streamed pages, while they are still in memory. z: [rows, stride], RowIndex order; the columns of these pages and
+  // of all before them in file order are valid.
+  virtual void OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef> pages, std::span<const float> z,
+                               int32_t rows, int32_t stride) = 0;
+  // The whole layer.
+  virtual void OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) = 0;
+};
+
+class Forward {
+ public:
+  struct Limits {
+    int32_t batch_rows = 0;
+    int32_t logit_rows = 0;
+    bool capture = false;  // an observer will be used
+  };
+  // Bytes that Create takes.
+  static uint64_t Bytes(const ModelFile& model, const Backend& backend, const Limits& limits);
+  static absl::StatusOr<std::unique_ptr<Forward>> Create(const ModelFile* model, const Weights* weights,
+                                                         Backend* backend, Pager* pager, KvStore* kv,
+                                                         const Limits& limits);
+
+  const Limits& limits() const { return limits_; }
+
+  // REQUIRES: batch.rows() <= limits.batch_rows. observer may be null.
+  absl::Status Full(const Batch& batch, PassObserver* observer);
+  // REQUIRES: attention and head are resident.
+  absl::Status Draft(const Batch& batch, const DraftRows& rows);
+
+  // Logits of the last pass: index 0 is the first of its logit_rows. [vocab_size]
+  absl::Status Logits(int32_t index, std::span<float> logits);
+
+ private:
+  Forward(const ModelFile* model, const Weights* weights, Backend* backend, Pager* pager, KvStore* kv,
+          const Limits& limits);
+  absl::Status Allocate();
+
+  absl::Status Embed(const Batch& batch);
+  absl::Status Attention(LayerIndex layer, const Batch& batch);
+  absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
+  absl::Status PlainFfn(LayerIndex layer, const Batch& batch);
+  absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
+  void DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
+  absl::Status Head(const Batch& batch);
+  absl::Status Product(const MatrixPart& matrix, const Activations& x, int32_t rows, Tensor* out);
+  FfnParams ParamsOf(const FfnPart& part, Tensor* capture) const;
+  absl::Status FetchCaptured(int32_t rows);
+
+  const ModelFile* model_;
+  const ModelConfig& config_;
+  const Weights* weights_;
+  Backend* backend_;
+  Pager* pager_;
+  KvStore* kv_;
+  Limits limits_;
+  RopeParams rope_;
+  AttentionParams attention_;
+  bool pass_begun_ = false;  // the pager already streams the next full pass
+
+  std::unique_ptr<Tensor> x_;                    // [batch, dim] the residual stream
+  std::unique_ptr<Tensor> norm_;                 // [batch, dim]
+  std::unique_ptr<Tensor> query_, key_, value_;  // [batch, heads * head_dim]
+  std::unique_ptr<Tensor> context_;              // [batch, heads * head_dim]
+  std::unique_ptr<Tensor> output_;               // [batch, dim]
+  std::unique_ptr<Tensor> gate_, up_, z_;        // [batch, ffn_rows], plain files
+  std::unique_ptr<Tensor> capture_;              // [batch, packed rows]
+  std::unique_ptr<Tensor> head_in_;              // [logit_rows, dim]
+  std::unique_ptr<Tensor> logits_;               // [logit_rows, vocab]
+  std::unique_ptr<Activations> norm_act_, context_act_, z_act_, head_act_;
+  std::unique_ptr<FfnJob> ffn_job_;
+  std::vector<float> captured_;
+  std::vector<std::byte> embedding_rows_;
+  int32_t capture_cols_ = 0;
+};
+
+}  // namespace dogstar

@@ -1,0 +1,287 @@
+#include "runtime/generator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "fmt/format.h"
+#include "runtime/prompt_harvest.h"
+
+namespace dogstar {
+namespace {
+
+double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// softmax(logits)[token], without the terms that cannot change three digits: it is asked for every draft.
+float Confidence(std::span<const float> logits, TokenId token) {
+  constexpr float kNegligible = 14;  // e^-14 * 49152 tokens = 4%, at the very most
+  const float own = logits[static_cast<size_t>(ToInt(token))];
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  float sum = 0;
+  for (float logit : logits) {
+    if (largest - logit < kNegligible) sum += std::exp(logit - largest);
+  }
+  return std::exp(own - largest) / sum;
+}
+
+}  // namespace
+
+// One generation in progress.
+struct Generator::Run {
+  const GenerationOptions& options;
+  GenerationResult* result;
+  PeriodController period;
+  DraftRows draft_rows;
+  TokenId root{};              // emitted, not yet in the KV cache
+  std::vector<TokenId> chain;  // root and drafts of the cycle
+  double first_token_at = 0;
+  uint64_t disk_at_first_token = 0;
+  bool done = false;
+};
+
+Generator::Generator(Engine* engine)
+    : engine_(engine),
+      sampler_(engine->config().sampling),
+      logits_(static_cast<size_t>(engine->model().config().vocab_size)) {
+  const Config& config = engine->config();
+  corrector_.rule = engine->mode() == RunMode::kSirius ? AcceptRule::kSirius : AcceptRule::kStrict;
+  corrector_.threshold = static_cast<float>(config.corrector.threshold);
+  corrector_.temperature = static_cast<float>(config.corrector.temperature);
+}
+
+// Rows for `tokens` as the next positions of the sequence.
+absl::StatusOr<Batch> Generator::MakeChain(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows) {
+  KvCache& kv = engine_->kv();
+  const TokenPos first{kv.length(sequence)};
+  const int32_t rows = static_cast<int32_t>(tokens.size());
+  Batch batch;
+  batch.tokens.assign(tokens.begin(), tokens.end());
+  ASSIGN_OR_RETURN(batch.slots, kv.Append(sequence, rows));
+  for (int32_t i = 0; i < rows; ++i) batch.positions.push_back(TokenPos{ToInt(first) + i});
+  batch.mask = kv.CausalMask(sequence, first, rows);
+  batch.logit_rows = logit_rows;
+  return batch;
+}
+
+absl::Status Generator::Generate(std::span<const TokenId> prompt, const GenerationOptions& options,
+                                 GenerationResult* result) {
+  CHECK(!prompt.empty());
+  const Config& config = engine_->config();
+  const RunMode mode = engine_->mode();
+  const bool adaptive = config.corrector.adaptive.value_or(mode == RunMode::kStrict);
+  Run run{options, result, PeriodController({adaptive, config.corrector.period}), {}, {}, {}, 0, 0, false};
+  engine_->kv().Truncate(options.sequence, 0);
+
+  RETURN_IF_ERROR(Prefill(prompt, &run));
+  while (!run.done) {
+    switch (mode) {
+      case RunMode::kSparse:
+        RETURN_IF_ERROR(SparseStep(&run));
+        break;
+      case RunMode::kSirius:
+      case RunMode::kStrict:
+        RETURN_IF_ERROR(engine_->can_draft() ? CorrectedCycle(&run) : DenseStep(&run));
+        break;
+      case RunMode::kAuto:
+      case RunMode::kDense:
+        RETURN_IF_ERROR(DenseStep(&run));
+        break;
+    }
+  }
+  result->dense_share = run.period.dense_share();
+  result->io_wait_seconds = engine_->io_wait_seconds();
+  return absl::OkStatus();
+}
+
+// Full passes over the prompt in pieces; the first token is the full model's.
+absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
+  const int32_t total = static_cast<int32_t>(prompt.size());
+  if (total >= engine_->context_slots()) {
+    return absl::InvalidArgumentError(
+        fmt::format("the prompt has {} tokens and leaves no room in a context of {}; raise -c or shorten it", total,
+                    engine_->context_slots()));
+  }
+  const double start = Now();
+  Predictor& predictor = engine_->predictor();
+  PromptHarvest harvest(&predictor, engine_->overlay());
+  PassObserver* observer = engine_->forward().limits().capture ? &harvest : nullptr;
+  predictor.BeginPrompt();
+  const int32_t piece = engine_->forward().limits().batch_rows;
+  for (int32_t done = 0; done < total; done += piece) {
+    const int32_t rows = std::min(piece, total - done);
+    const bool last = done + rows == total;
+    ASSIGN_OR_RETURN(const Batch batch,
+                     MakeChain(run->options.sequence,
+                               prompt.subspan(static_cast<size_t>(done), static_cast<size_t>(rows)), last ? 1 : 0));
+    harvest.BeginPiece();
+    RETURN_IF_ERROR(engine_->forward().Full(batch, observer));
+    if (run->options.on_prompt) run->options.on_prompt(done + rows, total);
+    if (run->options.interrupted != nullptr && *run->options.interrupted) {
+      run->done = true;
+      run->result->stop = StopReason::kInterrupted;
+      return absl::OkStatus();
+    }
+  }
+  predictor.EndPrompt();
+  if (engine_->can_draft() && engine_->mode() != RunMode::kDense) {
+    run->draft_rows = DraftRows::Build(engine_->weights(), engine_->overlay(), &predictor);
+    run->result->draft_density = predictor.name() == "dense" ? 1 : run->draft_rows.density();
+  }
+  run->result->prompt_tokens = total;
+  run->result->prompt_seconds = Now() - start;
+  RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
+  run->root = sampler_.Choose(logits_, run->options.sequence, TokenPos{total});
+  return Emit(run, run->root, 0);
+}
+
+// A token becomes final. logits_row: row of the last pass's logits that judged it, < 0 when logits_ holds them.
+absl::Status Generator::Emit(Run* run, TokenId token, int32_t logits_row) {
+  GenerationResult& result = *run->result;
+  const double now = Now();
+  if (result.tokens.empty()) {
+    run->first_token_at = now;
+    run->disk_at_first_token = engine_->disk_bytes();
+  }
+  if (run->options.logprobs > 0) {
+    if (logits_row >= 0) RETURN_IF_ERROR(engine_->forward().Logits(logits_row, logits_));
+    result.logprobs.push_back(TopLogprobs(logits_, run->options.logprobs));
+  }
+  result.tokens.push_back(token);
+  result.decode_seconds = now - run->first_token_at;
+  result.decode_disk_bytes = engine_->disk_bytes() - run->disk_at_first_token;
+  result.disk_bytes = engine_->disk_bytes();
+  if (run->options.on_token) run->options.on_token(token);
+
+  const int32_t held = run->result->prompt_tokens + static_cast<int32_t>(result.tokens.size());
+  if (engine_->model().tokenizer().IsEnd(token) && !run->options.ignore_end) {
+    run->done = true;
+    result.stop = StopReason::kEndToken;
+  } else if (static_cast<int32_t>(result.tokens.size()) >= run->options.max_tokens) {
+    run->done = true;
+    result.stop = StopReason::kLength;
+  } else if (held > engine_->context_slots()) {
+    run->done = true;
+    result.stop = StopReason::kContextFull;
+  } else if (run->options.interrupted != nullptr && *run->options.interrupted) {
+    run->done = true;
+    result.stop = StopReason::kInterrupted;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Generator::DenseStep(Run* run) {
+  const double start = Now();
+  ASSIGN_OR_RETURN(const Batch batch, MakeChain(run->options.sequence, {&run->root, 1}, 1));
+  RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
+  RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
+  run->result->full_seconds += Now() - start;
+  ++run->result->full_passes;
+  ++run->result->advanced;
+  run->root = sampler_.Choose(logits_, run->options.sequence, TokenPos{engine_->kv().length(run->options.sequence)});
+  return Emit(run, run->root, -1);
+}
+
+// One step of the sparse model: its token is logits_' choice for the next position.
+absl::Status Generator::DraftToken(Run* run, TokenPos position) {
+  const TokenId input = run->chain.back();
+  ASSIGN_OR_RETURN(const Batch batch, MakeChain(run->options.sequence, {&input, 1}, 1));
+  if (engine_->predictor().name() == "dense") {
+    RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
+  } else {
+    RETURN_IF_ERROR(engine_->forward().Draft(batch, run->draft_rows));
+  }
+  RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
+  run->chain.push_back(sampler_.Choose(logits_, run->options.sequence, position));
+  ++run->result->draft_steps;
+  return absl::OkStatus();
+}
+
+absl::Status Generator::SparseStep(Run* run) {
+  const double start = Now();
+  run->chain = {run->root};
+  RETURN_IF_ERROR(DraftToken(run, TokenPos{engine_->kv().length(run->options.sequence) + 1}));
+  run->result->draft_seconds += Now() - start;
+  run->root = run->chain.back();
+  return Emit(run, run->root, -1);
+}
+
+// Drafts, verifies, keeps the agreed prefix. The full pass rewrites the drafts' keys and values; what was not accepted
+// is forgotten.
+absl::Status Generator::CorrectedCycle(Run* run) {
+  KvCache& kv = engine_->kv();
+  const SequenceId sequence = run->options.sequence;
+  const Tokenizer& tokenizer = engine_->model().tokenizer();
+  const int32_t root_position = kv.length(sequence);
+  const int32_t tokens_left = run->options.max_tokens - static_cast<int32_t>(run->result->tokens.size());
+  const int32_t most_rows = std::min({kv.free_slots(), tokens_left, engine_->forward().limits().logit_rows});
+  run->chain = {run->root};
+  run->period.BeginCycle();
+  while (static_cast<int32_t>(run->chain.size()) < most_rows && run->period.DraftAnother()) {
+    const double start = Now();
+    RETURN_IF_ERROR(DraftToken(run, TokenPos{root_position + static_cast<int32_t>(run->chain.size())}));
+    const TokenId drafted = run->chain.back();
+    const float confidence = Confidence(logits_, drafted);
+    const double seconds = Now() - start;
+    run->period.RecordDraft(confidence, seconds);
+    run->result->draft_seconds += seconds;
+    if (tokenizer.IsEnd(drafted) && !run->options.ignore_end) break;  // nothing follows an end: verify now
+  }
+  kv.Truncate(sequence, root_position);
+
+  const double start = Now();
+  const int32_t rows = static_cast<int32_t>(run->chain.size());
+  ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, run->chain, rows));
+  RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
+  const auto logits_of = [&](int32_t row, std::span<float> out) { return engine_->forward().Logits(row, out); };
+  ASSIGN_OR_RETURN(const Verdict verdict,
+                   Judge(corrector_, sampler_, sequence, TokenPos{root_position}, run->chain, logits_of, logits_));
+  kv.Truncate(sequence, root_position + verdict.accepted + 1);
+  const double seconds = Now() - start;
+
+  GenerationResult& result = *run->result;
+  run->period.RecordVerify(rows, verdict.accepted, seconds);
+  result.full_seconds += seconds;
+  ++result.full_passes;
+  result.advanced += verdict.accepted + 1;
+  result.drafts_accepted += verdict.accepted;
+  result.drafts_judged += std::min(verdict.accepted + 1, rows - 1);
+  for (int32_t i = 0; i < verdict.accepted && !run->done; ++i) {
+    RETURN_IF_ERROR(Emit(run, run->chain[static_cast<size_t>(i) + 1], i));
+  }
+  if (run->done) return absl::OkStatus();
+  run->root = verdict.next;
+  return Emit(run, run->root, verdict.accepted);
+}
+
+absl::StatusOr<std::vector<double>> Generator::Score(std::span<const TokenId> tokens) {
+  const SequenceId sequence{0};
+  engine_->kv().Truncate(sequence, 0);
+  std::vector<double> nll;
+  const size_t piece = static_cast<size_t>(engine_->forward().limits().logit_rows);
+  for (size_t done = 0; done + 1 < tokens.size(); done += piece) {
+    const size_t rows = std::min(piece, tokens.size() - 1 - done);
+    ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, tokens.subspan(done, rows), static_cast<int32_t>(rows)));
+    RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
+    for (size_t row = 0; row < rows; ++row) {
+      RETURN_IF_ERROR(engine_->forward().Logits(static_cast<int32_t>(row), logits_));
+      nll.push_back(NegativeLogLikelihood(logits_, tokens[done + row + 1]));
+    }
+  }
+  return nll;
+}
+
+absl::StatusOr<std::vector<float>> Generator::LogitsAfter(std::span<const TokenId> tokens) {
+  const SequenceId sequence{0};
+  engine_->kv().Truncate(sequence, 0);
+  const size_t piece = static_cast<size_t>(engine_->forward().limits().batch_rows);
+  for (size_t done = 0; done < tokens.size(); done += piece) {
+    const size_t rows = std::min(piece, tokens.size() - done);
+    ASSIGN_OR_RETURN(const Batch batch,
+                     MakeChain(sequence, tokens.subspan(done, rows), done + rows == tokens.size() ? 1 : 0));
+    RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
+  }
+  RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
+  return logits_;
+}
+
+}  // namespace dogstar

@@ -1,0 +1,64 @@
+// Generator: prompt in, tokens out. The loop of every mode is in generator.cc, Generate.
+//
+// Only tokens that the full model has judged are handed out (in sparse mode: all of them, it has no judge).
+// A failure in the middle leaves everything before it in the result.
+//
+// Threads: one; `interrupted` may be set from a signal handler.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "runtime/corrector.h"
+#include "runtime/draft_rows.h"
+#include "runtime/engine.h"
+#include "runtime/period.h"
+#include "runtime/stats.h"
+
+namespace dogstar {
+
+struct GenerationOptions {
+  int32_t max_tokens = 128;
+  bool ignore_end = false;  // end tokens do not stop
+  int32_t logprobs = 0;     // per token, the k likeliest of the full model
+  SequenceId sequence{};
+  std::function<void(TokenId)> on_token;                       // may be empty
+  std::function<void(int32_t done, int32_t total)> on_prompt;  // may be empty
+  const std::atomic<bool>* interrupted = nullptr;
+};
+
+class Generator {
+ public:
+  explicit Generator(Engine* engine);
+
+  // REQUIRES: prompt is not empty. InvalidArgument when it does not fit the context.
+  absl::Status Generate(std::span<const TokenId> prompt, const GenerationOptions& options, GenerationResult* result);
+
+  // -log p of each token but the first under the full model, [tokens - 1].
+  absl::StatusOr<std::vector<double>> Score(std::span<const TokenId> tokens);
+  // Logits of the full model after the last token. [vocab_size]
+  absl::StatusOr<std::vector<float>> LogitsAfter(std::span<const TokenId> tokens);
+
+ private:
+  struct Run;
+
+  absl::StatusOr<Batch> MakeChain(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows);
+  absl::Status Prefill(std::span<const TokenId> prompt, Run* run);
+  absl::Status DenseStep(Run* run);
+  absl::Status SparseStep(Run* run);
+  absl::Status CorrectedCycle(Run* run);
+  absl::Status DraftToken(Run* run, TokenPos position);
+  absl::Status Emit(Run* run, TokenId token, int32_t logits_row);
+
+  Engine* engine_;
+  Sampler sampler_;
+  CorrectorOptions corrector_;
+  std::vector<float> logits_;  // [vocab_size]
+};
+
+}  // namespace dogstar

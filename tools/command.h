@@ -1,0 +1,22 @@
+// Subcommands register themselves with the program's parser; the one that was chosen sets `run`.
+#pragma once
+
+#include <functional>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+
+namespace dogstar {
+
+struct CommandContext {
+  std::function<absl::Status()> run;
+  bool json = false;  // one JSON object on stdout, nothing else there
+};
+
+void AddInspectCommand(CLI::App& app, CommandContext* context);
+void AddTokenizeCommand(CLI::App& app, CommandContext* context);
+void AddPackCommand(CLI::App& app, CommandContext* context);
+void AddSynthCommand(CLI::App& app, CommandContext* context);
+void AddRunCommand(CLI::App& app, CommandContext* context);
+
+}  // namespace dogstar
