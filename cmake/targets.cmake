@@ -125,8 +125,7 @@ endfunction()
 
 # Every header compiles alone, and twice: target header_check, which a test builds.
 function(dogstar_header_check)
-  file(GLOB headers CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}
-    base/*.h io/*.h device/*.h cpu/*.h cuda/*.h model/*.h memory/*.h predictors/*.h runtime/*.h tools/*.h)
+  file(GLOB headers CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/*/*.h)
   if(NOT DOGSTAR_CUDA_FOUND)
     list(FILTER headers EXCLUDE REGEX "^cuda/")
     list(APPEND headers cuda/cuda_backend.h)

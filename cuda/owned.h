@@ -75,8 +75,8 @@ class Event {
   static absl::StatusOr<Event> Create();
   cudaEvent_t get() const { return handle_.get(); }
   absl::Status Record(const Stream& stream) const;
-  absl::StatusOr<bool> IsDone() const;             // never waits
-  absl::Status Wait() const;                       // the calling thread waits
+  absl::StatusOr<bool> IsDone() const;              // never waits
+  absl::Status Wait() const;                        // the calling thread waits
   absl::Status WaitOn(const Stream& stream) const;  // the stream waits, the thread does not
 
  private:
