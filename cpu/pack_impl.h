@@ -51,6 +51,9 @@ template <typename Format>
 inline void PackQuant(const RowPointers& rows, uint64_t row_bytes, int32_t cols, uint8_t* panel) {
   constexpr int64_t kCodeBytes = 64 * Format::kCodeVectors;
   const int64_t blocks = cols / 32;
+  // An odd number of blocks with one scale each ends in half a vector: the rest of it is zero.
+  const int64_t scale_bytes = blocks * Format::kScaleBytes;
+  __builtin_memset(panel + blocks * kCodeBytes + scale_bytes, 0, scale_bytes % 64);
   // The next panel's rows follow these: asking for them in the order of memory suits the prefetchers better than
   // sixteen short streams do.
   const uint8_t* ahead = rows.row[0] + 16 * row_bytes;

@@ -1,0 +1,120 @@
+// Random tensors and matrices for the tests of the CPU backend, and the configurations each test runs in.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/panel.h"
+#include "base/random.h"
+#include "cpu/cpu_backend.h"
+#include "device/reference.h"
+#include "gtest/gtest.h"
+
+namespace dogstar {
+
+inline constexpr QuantType kAllTypes[] = {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0,
+                                          QuantType::kF16,  QuantType::kBF16, QuantType::kF32};
+
+inline std::vector<CpuIsa> AvailableIsas() {
+  std::vector<CpuIsa> isas;
+  for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
+    if (NewCpuBackend({.threads = 1, .isa = isa}).ok()) isas.push_back(isa);
+  }
+  return isas;
+}
+
+// Every instruction set of this machine, with 1, 2 and 3 threads.
+inline std::vector<CpuOptions> AllOptions(bool precise) {
+  std::vector<CpuOptions> all;
+  for (const CpuIsa isa : AvailableIsas()) {
+    for (const int threads : {1, 2, 3}) all.push_back({.threads = threads, .precise = precise, .isa = isa});
+  }
+  return all;
+}
+
+inline std::unique_ptr<Backend> MakeBackend(const CpuOptions& options) {
+  absl::StatusOr<std::unique_ptr<Backend>> backend = NewCpuBackend(options);
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return *std::move(backend);
+}
+
+// Roughly normal, so that blocks have small and large values.
+inline std::vector<float> RandomFloats(uint64_t seed, int64_t count, float scale = 1) {
+  SplitMix64 random(seed);
+  std::vector<float> values(count);
+  for (float& value : values) {
+    double sum = -3;
+    for (int i = 0; i < 6; ++i) sum += random.Uniform();
+    value = static_cast<float>(sum) * scale;
+  }
+  return values;
+}
+
+// A weight matrix in both layouts, in aligned memory.
+struct TestMatrix {
+  QuantType type;
+  int32_t rows, cols;
+  AlignedBuffer plain, panels;
+
+  const std::byte* row(int64_t r) const { return plain.data() + r * RowBytes(type, cols); }
+  MatrixView view(MatrixLayout layout) const {
+    return {type, layout, rows, cols, layout == MatrixLayout::kPanels ? panels.data() : plain.data()};
+  }
+};
+
+inline void PackMatrix(QuantType type, const std::byte* plain, int32_t rows, int32_t cols, std::byte* panels) {
+  for (int32_t first = 0; first < rows; first += kPanelRows) {
+    std::array<const std::byte*, kPanelRows> pointers = {};
+    for (int32_t r = first; r < std::min(rows, first + kPanelRows); ++r) {
+      pointers[r - first] = plain + r * RowBytes(type, cols);
+    }
+    PackPanel(type, pointers, cols, panels + first / kPanelRows * PanelBytes(type, cols));
+  }
+}
+
+inline TestMatrix MakeMatrix(QuantType type, int32_t rows, int32_t cols, uint64_t seed) {
+  TestMatrix matrix{.type = type, .rows = rows, .cols = cols, .plain = {}, .panels = {}};
+  matrix.plain = *AlignedBuffer::Create(rows * RowBytes(type, cols));
+  matrix.panels = *AlignedBuffer::Create(PanelMatrixBytes(type, rows, cols));
+  for (int32_t r = 0; r < rows; ++r) {
+    QuantizeRow(type, RandomFloats(seed * 1000 + r, cols).data(), cols, matrix.plain.data() + r * RowBytes(type, cols));
+  }
+  PackMatrix(type, matrix.plain.data(), rows, cols, matrix.panels.data());
+  return matrix;
+}
+
+inline std::unique_ptr<Tensor> MakeTensor(Backend& backend, int32_t rows, int32_t cols,
+                                          std::span<const float> values = {}) {
+  std::unique_ptr<Tensor> tensor = *backend.NewTensor(rows, cols);
+  backend.Upload(values, 0, tensor.get());
+  return tensor;
+}
+
+inline std::vector<float> ValuesOf(Backend& backend, const Tensor& tensor) {
+  std::vector<float> values(int64_t{tensor.rows()} * tensor.cols());
+  EXPECT_TRUE(backend.Download(tensor, 0, tensor.rows(), values).ok());
+  return values;
+}
+
+// Equal to the bit, except that zeros of both signs are equal; names the first difference.
+inline ::testing::AssertionResult SameValues(std::span<const float> a, std::span<const float> b) {
+  if (a.size() != b.size()) return ::testing::AssertionFailure() << a.size() << " and " << b.size() << " values";
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i] || std::bit_cast<uint32_t>(a[i]) == std::bit_cast<uint32_t>(b[i])) continue;
+    return ::testing::AssertionFailure() << "value " << i << ": " << a[i] << " and " << b[i];
+  }
+  return ::testing::AssertionSuccess();
+}
+
+inline std::span<const float> RowOf(const std::vector<float>& values, int64_t row, int64_t cols) {
+  return std::span<const float>(values).subspan(row * cols, cols);
+}
+
+}  // namespace dogstar
