@@ -27,6 +27,9 @@
 #include "base/random.h"
 #include "tests/fuzz/fuzz.h"
 
+// There in sanitizer builds: called before the process ends with a report.
+extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
+
 namespace dogstar {
 namespace {
 
@@ -153,7 +156,13 @@ int Main(int argc, char** argv) {
   }
   const std::string name = std::filesystem::path(argv[0]).filename();
   std::snprintf(crash_path, sizeof(crash_path), "%s-crash.bin", name.c_str());
-  for (const int number : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGALRM}) std::signal(number, OnSignal);
+  std::signal(SIGALRM, OnSignal);
+  std::signal(SIGABRT, OnSignal);
+  if (__sanitizer_set_death_callback != nullptr) {
+    __sanitizer_set_death_callback(SaveInput);  // the sanitizer reports the other signals itself
+  } else {
+    for (const int number : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) std::signal(number, OnSignal);
+  }
 
   const auto start = Clock::now();
   const auto out_of_time = [&] { return seconds > 0 && Clock::now() - start > std::chrono::seconds(seconds); };
