@@ -93,8 +93,8 @@ class GgufHeader {
 absl::StatusOr<GgufHeader> ReadGgufHeader(const std::string& path);
 
 // Writes a GGUF v3 file: declare everything, then write the tensors' data in the order of declaration.
-// The file appears under its name only after Finish: temporary name beside it, fsync, rename. An unfinished writer
-// removes its temporary file when destroyed.
+// The file appears under its name only after Finish: no name until then (a temporary one beside it where the file
+// system knows no nameless files), fsync, rename. An unfinished writer leaves nothing when it is destroyed.
 class GgufWriter {
  public:
   static absl::StatusOr<GgufWriter> Create(const std::string& path, uint64_t alignment);

@@ -101,6 +101,7 @@ absl::Status SyncDirectory(const std::string& path) {
 struct GgufWriter::State {
   std::string path;
   std::string temporary_path;
+  bool anonymous = false;  // the file has no name until Publish
   int fd = -1;
   uint64_t alignment = kGgufDefaultAlignment;
   std::vector<GgufField> fields;
@@ -115,7 +116,31 @@ struct GgufWriter::State {
   ~State() {
     if (fd < 0) return;
     close(fd);
+    if (!anonymous) unlink(temporary_path.c_str());
+  }
+
+  // A file without a name where the file system has such: then even a killed process leaves nothing behind.
+  absl::Status OpenTemporary() {
+    if (access("/proc/self/fd", X_OK) == 0) {  // the way to name it later
+      fd = open(DirectoryOf(path).c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, kFileMode);
+    }
+    anonymous = fd >= 0;
+    if (anonymous) return absl::OkStatus();
+    fd = open(temporary_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, kFileMode);
+    if (fd < 0) return ErrnoStatus("create", temporary_path, -1, -1, errno);
+    return absl::OkStatus();
+  }
+
+  // Gives an anonymous file its temporary name; a link cannot replace a file, as the rename after it can.
+  absl::Status NameTemporary() {
+    if (!anonymous) return absl::OkStatus();
+    const std::string link = fmt::format("/proc/self/fd/{}", fd);
     unlink(temporary_path.c_str());
+    if (linkat(AT_FDCWD, link.c_str(), AT_FDCWD, temporary_path.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      return ErrnoStatus("create", temporary_path, -1, -1, errno);
+    }
+    anonymous = false;
+    return absl::OkStatus();
   }
 
   // Metadata and tensor table, padded to the start of the data.
@@ -173,6 +198,7 @@ struct GgufWriter::State {
 
   absl::Status Publish() {
     if (fsync(fd) != 0) return ErrnoStatus("sync", temporary_path, -1, -1, errno);
+    RETURN_IF_ERROR(NameTemporary());
     if (rename(temporary_path.c_str(), path.c_str()) != 0) return ErrnoStatus("rename to", path, -1, -1, errno);
     const int closing = std::exchange(fd, -1);
     if (close(closing) != 0) return ErrnoStatus("close", path, -1, -1, errno);
@@ -194,8 +220,7 @@ absl::StatusOr<GgufWriter> GgufWriter::Create(const std::string& path, uint64_t 
   state->path = path;
   state->temporary_path = fmt::format("{}.tmp.{}", path, getpid());
   state->alignment = alignment;
-  state->fd = open(state->temporary_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, kFileMode);
-  if (state->fd < 0) return ErrnoStatus("create", state->temporary_path, -1, -1, errno);
+  RETURN_IF_ERROR(state->OpenTemporary());
   GgufWriter writer(std::move(state));
   writer.state_->fields.push_back({.key = kAlignmentKey, .type = GgufValueType::kUint32, .value = alignment});
   return writer;

@@ -1,9 +1,6 @@
 #include "model/packed_file.h"
 
-#include <sys/stat.h>
-
-#include <numeric>
-#include <set>
+#include <csignal>
 
 #include "base/random.h"
 #include "gmock/gmock.h"
@@ -295,6 +292,18 @@ TEST(PackModelTest, AnErrorOfTheImportancePassLeavesNoFile) {
   options.importance = [](LayerIndex, const LayerMatrices&) { return std::vector<float>(3); };
   EXPECT_FALSE(PackModel(source, folder.File("packed.gguf"), options).ok());
   EXPECT_EQ(folder.FileCount(), 1u);
+}
+
+TEST(PackModelTest, AKilledPackLeavesNoFileThatOpens) {
+  const TestFolder folder;
+  const std::string source = folder.File("source.gguf"), packed = folder.File("packed.gguf");
+  ASSERT_TRUE(WriteSyntheticModel(SmallModel(QuantType::kQ4_0), source, {}).ok());
+  PackOptions options;
+  options.progress = [](uint64_t done, uint64_t total) {
+    if (done > total / 2) raise(SIGKILL);
+  };
+  EXPECT_EXIT((void)PackModel(source, packed, options), ::testing::KilledBySignal(SIGKILL), "");
+  EXPECT_FALSE(std::filesystem::exists(packed));
 }
 
 TEST(PackModelTest, ProgressEndsAtTheWholeFile) {
