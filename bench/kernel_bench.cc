@@ -1,0 +1,311 @@
+// Speed of the CPU kernels beside what the machine can do: bandwidth of reading memory, and peak rate of int8
+// products. `--small` is the setting of ctest; `--threads N` (default: all), `--isa portable|avx2|avx512`.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/panel.h"
+#include "base/random.h"
+#include "base/thread_pool.h"
+#include "bench/machine_peaks.h"
+#include "cpu/cpu_backend.h"
+#include "fmt/format.h"
+
+namespace dogstar {
+namespace {
+
+struct Options {
+  bool small = false;
+  int threads = static_cast<int>(std::thread::hardware_concurrency());
+  CpuIsa isa = CpuIsa::kAuto;
+};
+
+// Fastest of many short runs: other programs only ever make a run slower.
+template <typename Work>
+double BestSeconds(bool small, const Work& work) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point first = Clock::now();
+  double best = 1e30;
+  for (int i = 0; i < 1 || (!small && (i < 10 || Clock::now() - first < std::chrono::milliseconds(400))); ++i) {
+    const Clock::time_point start = Clock::now();
+    work();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
+}
+
+// Random codes; scales and floats of moderate size, so that no sum overflows.
+void FillWeights(QuantType type, std::span<std::byte> data) {
+  SplitMix64 random(1);
+  for (size_t at = 0; at + 8 <= data.size(); at += 8) {
+    uint64_t bits = random.Next();
+    if (TraitsOf(type).block_weights == 1) bits &= 0x3bff3bff3bff3bff;
+    std::memcpy(data.data() + at, &bits, 8);
+  }
+}
+
+struct Matrix {
+  MatrixView view;
+  AlignedBuffer data;
+  double gigabytes() const { return static_cast<double>(data.size()) * 1e-9; }
+};
+
+Matrix MakeMatrix(QuantType type, MatrixLayout layout, int32_t rows, int32_t cols) {
+  const uint64_t bytes =
+      layout == MatrixLayout::kPanels ? PanelMatrixBytes(type, rows, cols) : rows * RowBytes(type, cols);
+  Matrix matrix{{type, layout, rows, cols, nullptr}, *AlignedBuffer::Create(bytes)};
+  FillWeights(type, matrix.data.span());
+  const uint64_t panel_bytes = PanelBytes(type, cols), scales = PanelScalesOffset(type, cols);
+  const uint16_t scale = FloatToHalf(0.01f);
+  if (layout == MatrixLayout::kPanels && scales != 0) {
+    for (uint64_t at = 0; at < bytes; at += panel_bytes) {
+      for (uint64_t i = scales; i < panel_bytes; i += 2) std::memcpy(matrix.data.data() + at + i, &scale, 2);
+    }
+  }
+  if (layout == MatrixLayout::kPlain && TraitsOf(type).block_weights != 1) {
+    for (uint64_t at = 0; at < bytes; at += TraitsOf(type).block_bytes) {
+      std::memcpy(matrix.data.data() + at, &scale, 2);
+      if (type == QuantType::kQ4_1) std::memcpy(matrix.data.data() + at + 2, &scale, 2);
+    }
+  }
+  matrix.view.data = matrix.data.data();
+  return matrix;
+}
+
+class Bench {
+ public:
+  explicit Bench(const Options& options)
+      : options_(options), backend_(*NewCpuBackend({.threads = options.threads, .isa = options.isa})) {}
+
+  void Run() {
+    fmt::print("{}{}\n", backend_->Describe(), options_.small ? ", small" : "");
+    MeasurePeaks();
+    const int32_t rows = options_.small ? 256 : 14336, cols = options_.small ? 512 : 4096;
+    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kF16}) {
+      MatVec(type, MatrixLayout::kPanels, rows, cols);
+    }
+    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ8_0, QuantType::kF16}) {
+      MatVec(type, MatrixLayout::kPlain, rows, cols);
+    }
+    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0}) {
+      for (const int32_t x_rows : {4, 8, 16, 64, 128}) MatMul(type, MatrixLayout::kPanels, rows, cols, x_rows);
+    }
+    MatMul(QuantType::kQ4_0, MatrixLayout::kPlain, rows, cols, 16);
+    MatMul(QuantType::kF16, MatrixLayout::kPanels, rows, cols, 16);
+    for (const int32_t x_rows : {1, 4, 16, 64}) FfnPages(QuantType::kQ4_0, cols, rows, 32, 8, x_rows);
+    FfnPages(QuantType::kQ8_0, cols, rows, 32, 8, 1);
+    Overlay(cols, options_.small ? 64 : 2048, 1);
+    Attention(options_.small ? 64 : 4096, 1);
+    Attention(options_.small ? 64 : 1024, 32);
+  }
+
+ private:
+  void MeasurePeaks() {
+    ThreadPool pool(options_.threads);
+    AlignedBuffer memory = *AlignedBuffer::Create(options_.small ? 8 << 20 : 1 << 30);
+    std::memset(memory.data(), 1, memory.size());
+    // In turn, so that no part is still in a cache when it is read again.
+    const int64_t part_bytes = static_cast<int64_t>(memory.size()) / 8;
+    int64_t at = 0;
+    const double read_seconds = BestSeconds(options_.small, [&] {
+      pool.Run([&](int thread) {
+        const Range part = PartOf(part_bytes, 4096, thread, pool.size());
+        SumBytes(memory.data() + at + part.begin, part.end - part.begin);
+      });
+      at = (at + part_bytes) % static_cast<int64_t>(memory.size());
+    });
+    read_gb_s_ = static_cast<double>(part_bytes) * 1e-9 / read_seconds;
+    constexpr int64_t kProducts = 1 << 20;
+    const double product_seconds =
+        BestSeconds(options_.small, [&] { pool.Run([&](int) { Int8Products(kProducts); }); });
+    peak_per_ns_ = static_cast<double>(Int8ProductsDone(kProducts)) * pool.size() * 1e-9 / product_seconds;
+    fmt::print("reading memory {:.1f} GB/s; int8 products {:.0f} per ns\n", read_gb_s_, peak_per_ns_);
+  }
+
+  void PrintBandwidth(const std::string& what, double gigabytes, double seconds) const {
+    fmt::print("{:44} {:9.3f} ms {:7.1f} GB/s {:4.0f}% of reading\n", what, seconds * 1e3, gigabytes / seconds,
+               100 * gigabytes / seconds / read_gb_s_);
+  }
+  void PrintRate(const std::string& what, double products, double seconds) const {
+    fmt::print("{:44} {:9.3f} ms {:7.1f} products/ns {:4.0f}% of peak\n", what, seconds * 1e3,
+               products / seconds * 1e-9, 100 * products / seconds * 1e-9 / peak_per_ns_);
+  }
+
+  std::unique_ptr<Tensor> RandomTensor(int32_t rows, int32_t cols) {
+    SplitMix64 random(2);
+    std::vector<float> values(int64_t{rows} * cols);
+    for (float& value : values) value = static_cast<float>(random.Uniform() - 0.5);
+    std::unique_ptr<Tensor> tensor = *backend_->NewTensor(rows, cols);
+    backend_->Upload(values, 0, tensor.get());
+    return tensor;
+  }
+  std::unique_ptr<Activations> RandomActivations(int32_t rows, int32_t cols) {
+    std::unique_ptr<Activations> activations = *backend_->NewActivations(rows, cols);
+    backend_->Prepare(*RandomTensor(rows, cols), rows, activations.get());
+    return activations;
+  }
+
+  double MatMulSeconds(const Matrix& w, int32_t x_rows) {
+    auto x = RandomActivations(x_rows, w.view.cols);
+    auto out = *backend_->NewTensor(x_rows, w.view.rows);
+    return BestSeconds(options_.small, [&] { backend_->MatMul(w.view, *x, x_rows, 0, out.get()); });
+  }
+  static std::string Name(QuantType type, MatrixLayout layout, int32_t rows, int32_t cols) {
+    return fmt::format("{}{} {}x{}", TraitsOf(type).name, layout == MatrixLayout::kPlain ? " plain" : "", rows, cols);
+  }
+  void MatVec(QuantType type, MatrixLayout layout, int32_t rows, int32_t cols) {
+    const Matrix w = MakeMatrix(type, layout, rows, cols);
+    PrintBandwidth(Name(type, layout, rows, cols) + ", 1 row", w.gigabytes(), MatMulSeconds(w, 1));
+  }
+  void MatMul(QuantType type, MatrixLayout layout, int32_t rows, int32_t cols, int32_t x_rows) {
+    const Matrix w = MakeMatrix(type, layout, rows, cols);
+    PrintRate(fmt::format("{}, {} rows", Name(type, layout, rows, cols), x_rows), double(rows) * cols * x_rows,
+              MatMulSeconds(w, x_rows));
+  }
+
+  struct Layer {
+    FfnPageLayout layout;
+    AlignedBuffer pages, scales;
+    std::vector<uint16_t> run_groups;
+    FfnParams params() const { return {layout, FfnActivation::kSilu, scales.data(), nullptr}; }
+  };
+  Layer MakeLayer(QuantType type, int32_t dim, int32_t ffn_rows, int32_t page_rows, int32_t run_rows) {
+    Layer layer;
+    layer.layout = *FfnPageLayout::Make(type, type, type, dim, ffn_rows, page_rows, run_rows);
+    layer.pages = *AlignedBuffer::Create(layer.layout.page_count() * layer.layout.page_bytes);
+    FillWeights(type, layer.pages.span());
+    const uint64_t panel_bytes = PanelBytes(type, dim), scales = PanelScalesOffset(type, dim);
+    const uint16_t scale = FloatToHalf(0.01f);
+    for (int32_t p = 0; p < layer.layout.page_count(); ++p) {
+      std::byte* page = layer.pages.data() + p * layer.layout.page_bytes;
+      for (uint64_t at = 0; at < layer.layout.down_offset; at += panel_bytes) {
+        for (uint64_t i = scales; i < panel_bytes; i += 2) std::memcpy(page + at + i, &scale, 2);
+      }
+    }
+    layer.scales = *AlignedBuffer::Create(layer.layout.group_count() * layer.layout.down_group_bytes());
+    for (uint64_t at = 0; at < layer.scales.size(); at += 2) std::memcpy(layer.scales.data() + at, &scale, 2);
+    // Neurons ordered by importance: neighbouring runs come from anywhere.
+    SplitMix64 random(3);
+    layer.run_groups.resize(ffn_rows / run_rows);
+    for (size_t i = 0; i < layer.run_groups.size(); ++i) {
+      layer.run_groups[i] = static_cast<uint16_t>(random.Next() % layer.layout.group_count());
+    }
+    return layer;
+  }
+
+  void FfnPages(QuantType type, int32_t dim, int32_t ffn_rows, int32_t page_rows, int32_t run_rows, int32_t x_rows) {
+    const Layer layer = MakeLayer(type, dim, ffn_rows, page_rows, run_rows);
+    std::vector<FfnPageRef> pages(layer.layout.page_count());
+    for (int32_t p = 0; p < layer.layout.page_count(); ++p) {
+      pages[p].data = layer.pages.data() + p * layer.layout.page_bytes;
+      pages[p].first_row = p * page_rows;
+      pages[p].row_count = page_rows;
+      pages[p].run_groups = layer.run_groups.data() + p * (page_rows / run_rows);
+    }
+    auto x = RandomActivations(x_rows, dim);
+    auto job = *backend_->NewFfnJob(x_rows, dim, ffn_rows);
+    auto out = RandomTensor(x_rows, dim);
+    const double seconds = BestSeconds(options_.small, [&] {
+      backend_->FfnBegin(layer.params(), *x, x_rows, job.get());
+      backend_->FfnAccumulatePages(pages, job.get());
+      backend_->FfnEnd(job.get(), out.get());
+    });
+    const std::string name = fmt::format("{} FFN pages {}x{}, runs of {}, {} row{}", TraitsOf(type).name, ffn_rows, dim,
+                                         run_rows, x_rows, x_rows == 1 ? "" : "s");
+    const double gigabytes = static_cast<double>(layer.pages.size()) * 1e-9;
+    if (x_rows == 1) return PrintBandwidth(name, gigabytes, seconds);
+    PrintRate(name, 3.0 * ffn_rows * dim * x_rows, seconds);
+  }
+
+  void Overlay(int32_t dim, int32_t row_count, int32_t x_rows) {
+    const QuantType type = QuantType::kQ4_0;
+    const Layer layer = MakeLayer(type, dim, std::max(row_count, 512), 32, 8);
+    const Matrix gate = MakeMatrix(type, MatrixLayout::kPanels, row_count, dim);
+    AlignedBuffer down = *AlignedBuffer::Create(dim / 16 * OverlayDownPanelBytes(type, row_count));
+    FillWeights(type, down.span());
+    std::vector<uint16_t> groups(row_count);
+    std::vector<int32_t> rows(row_count);
+    for (int32_t i = 0; i < row_count; ++i) {
+      rows[i] = i;
+      groups[i] = static_cast<uint16_t>(i * 37 % layer.layout.group_count());
+    }
+    FfnOverlayRef overlay;
+    overlay.gate = overlay.up = gate.view.data;
+    overlay.down = down.data();
+    overlay.row_capacity = overlay.row_count = row_count;
+    overlay.groups = groups.data();
+    overlay.row_index = rows.data();
+    auto x = RandomActivations(x_rows, dim);
+    auto job = *backend_->NewFfnJob(x_rows, dim, row_count);
+    const double seconds = BestSeconds(options_.small, [&] {
+      backend_->FfnBegin(layer.params(), *x, x_rows, job.get());
+      backend_->FfnAccumulateOverlay(overlay, job.get());
+    });
+    PrintBandwidth(fmt::format("{} overlay of {} rows, {} row", TraitsOf(type).name, row_count, x_rows),
+                   2 * gate.gigabytes() + static_cast<double>(down.size()) * 1e-9, seconds);
+  }
+
+  // 32 heads over 8 of keys and values, head size 128: the shape of an 8B model.
+  void Attention(int32_t slots, int32_t rows) {
+    const AttentionParams params{32, 8, 128, 0.088f};
+    auto store = *backend_->NewKvStore({.layers = 1, .kv_head_count = 8, .head_dim = 128, .slots = slots});
+    auto kv = RandomTensor(1, 8 * 128);
+    for (int32_t slot = 0; slot < slots; ++slot) {
+      const KvSlot to = KvSlot{slot};
+      backend_->WriteKv(LayerIndex{0}, {&to, 1}, *kv, *kv, store.get());
+    }
+    AttentionMask mask;
+    mask.runs = {{0, slots}};
+    mask.rows.assign(rows, {0, 1});
+    auto q = RandomTensor(rows, 32 * 128);
+    auto out = *backend_->NewTensor(rows, 32 * 128);
+    const double seconds =
+        BestSeconds(options_.small, [&] { backend_->Attention(params, LayerIndex{0}, mask, *store, *q, out.get()); });
+    PrintBandwidth(fmt::format("attention over {} tokens, {} rows", slots, rows),
+                   2.0 * slots * rows * 8 * 128 * 2 * 1e-9, seconds);
+  }
+
+  Options options_;
+  std::unique_ptr<Backend> backend_;
+  double read_gb_s_ = 0;
+  double peak_per_ns_ = 0;
+};
+
+bool Parse(int argc, char** argv, Options* options) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view arg = argv[i];
+    const std::string_view value = i + 1 < argc ? argv[i + 1] : "";
+    if (arg == "--small") {
+      options->small = true;
+    } else if (arg == "--threads" && !value.empty()) {
+      options->threads = std::max(1, std::atoi(argv[++i]));
+    } else if (arg == "--isa" && (value == "portable" || value == "avx2" || value == "avx512")) {
+      options->isa = value == "portable" ? CpuIsa::kPortable : value == "avx2" ? CpuIsa::kAvx2 : CpuIsa::kAvx512Vnni;
+      ++i;
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+}  // namespace dogstar
+
+int main(int argc, char** argv) {
+  dogstar::Options options;
+  if (!dogstar::Parse(argc, argv, &options)) {
+    std::fputs("usage: kernel_bench [--small] [--threads N] [--isa portable|avx2|avx512]\n", stderr);
+    return 2;
+  }
+  dogstar::Bench(options).Run();
+  return 0;
+}

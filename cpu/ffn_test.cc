@@ -1,0 +1,368 @@
+// FFN pages and overlays on every instruction set and thread count against device/reference.
+#include "cpu/test_support.h"
+
+namespace dogstar {
+namespace {
+
+struct FfnCase {
+  QuantType gate, up, down;
+  int32_t dim, ffn_rows, page_rows, run_rows;
+  FfnActivation activation = FfnActivation::kSilu;
+};
+
+// A layer of random pages: codes, scales and groups of every value.
+class TestLayer {
+ public:
+  TestLayer(const FfnCase& shape, uint64_t seed)
+      : layout_(*FfnPageLayout::Make(shape.gate, shape.up, shape.down, shape.dim, shape.ffn_rows, shape.page_rows,
+                                     shape.run_rows)),
+        activation_(shape.activation),
+        random_(seed) {
+    pages_ = *AlignedBuffer::Create(layout_.page_count() * layout_.page_bytes);
+    scales_ = *AlignedBuffer::Create(layout_.group_count() * layout_.down_group_bytes());
+    for (uint64_t at = 0; at < scales_.size(); at += 2) {
+      const uint16_t half = FloatToHalf(static_cast<float>(random_.Uniform() - 0.5) * 0.1f);
+      std::memcpy(scales_.data() + at, &half, 2);
+    }
+    for (int32_t p = 0; p < layout_.page_count(); ++p) FillPage(p);
+  }
+
+  const FfnPageLayout& layout() const { return layout_; }
+  FfnParams params(Tensor* capture = nullptr) const { return {layout_, activation_, scales_.data(), capture}; }
+  std::vector<FfnPageRef> pages() const {
+    std::vector<FfnPageRef> refs;
+    for (int32_t p = 0; p < layout_.page_count(); ++p) {
+      FfnPageRef ref;
+      ref.data = pages_.data() + p * layout_.page_bytes;
+      ref.first_row = p * layout_.page_rows;
+      ref.row_count = std::min(layout_.page_rows, layout_.ffn_rows - ref.first_row);
+      ref.run_groups = run_groups_[p].data();
+      refs.push_back(ref);
+    }
+    return refs;
+  }
+
+ private:
+  void FillPage(int32_t p) {
+    std::byte* page = pages_.data() + p * layout_.page_bytes;
+    FillRows(layout_.gate_type, page + layout_.gate_offset);
+    FillRows(layout_.up_type, page + layout_.up_offset);
+    std::byte* down = page + layout_.down_offset;
+    if (TraitsOf(layout_.down_type).block_weights == 1) {
+      FillFloats(down);
+    } else {
+      for (uint64_t i = 0; i < layout_.down_panel_bytes * layout_.dim / kPanelRows; ++i) {
+        down[i] = static_cast<std::byte>(random_.Next());
+      }
+    }
+    std::vector<uint16_t> groups;
+    for (int32_t row = 0; row < layout_.page_rows; row += layout_.run_rows) {
+      groups.push_back(static_cast<uint16_t>(random_.Next() % layout_.group_count()));
+    }
+    run_groups_.push_back(groups);
+  }
+  void FillRows(QuantType type, std::byte* panels) {
+    const TestMatrix matrix = MakeMatrix(type, layout_.page_rows, layout_.dim, random_.Next() % 1000);
+    std::memcpy(panels, matrix.panels.data(), matrix.panels.size());
+  }
+  void FillFloats(std::byte* down) {
+    for (int32_t o = 0; o < layout_.dim; o += kPanelRows) {
+      const TestMatrix matrix = MakeMatrix(layout_.down_type, kPanelRows, layout_.page_rows, random_.Next() % 1000);
+      std::memcpy(down + o / kPanelRows * layout_.down_panel_bytes, matrix.panels.data(), matrix.panels.size());
+    }
+  }
+
+  FfnPageLayout layout_;
+  FfnActivation activation_;
+  SplitMix64 random_;
+  AlignedBuffer pages_, scales_;
+  std::vector<std::vector<uint16_t>> run_groups_;
+};
+
+// One row of an overlay's down codes, from a page row.
+int PageDownCode(QuantType type, const std::byte* panel, int output, int32_t row) {
+  if (type == QuantType::kQ8_0) return std::to_integer<int>(panel[row / 4 * 64 + output * 4 + row % 4]);
+  const int pair = std::to_integer<int>(panel[row / 8 * 64 + output * 4 + row % 4]);
+  return row % 8 < 4 ? pair & 15 : pair >> 4;
+}
+
+// An overlay of some rows of a layer's first page.
+struct TestOverlay {
+  std::vector<int32_t> rows;
+  std::vector<uint16_t> groups;
+  AlignedBuffer gate, up, down;
+  int32_t capacity = 48;
+
+  TestOverlay(const TestLayer& layer, std::vector<int32_t> page_rows) : rows(std::move(page_rows)) {
+    const FfnPageLayout& layout = layer.layout();
+    const FfnPageRef page = layer.pages()[0];
+    gate = Gather(layout.gate_type, layout.dim, page.data + layout.gate_offset);
+    up = Gather(layout.up_type, layout.dim, page.data + layout.up_offset);
+    down = *AlignedBuffer::Create(layout.dim / kPanelRows * OverlayDownPanelBytes(layout.down_type, capacity));
+    for (const int32_t row : rows) groups.push_back(page.run_groups[row / layout.run_rows]);
+    for (int32_t o = 0; o < layout.dim; ++o) FillOutput(layout, page, o);
+  }
+
+  FfnOverlayRef ref() const {
+    FfnOverlayRef overlay;
+    overlay.gate = gate.data();
+    overlay.up = up.data();
+    overlay.down = down.data();
+    overlay.row_capacity = capacity;
+    overlay.row_count = static_cast<int32_t>(rows.size());
+    overlay.groups = groups.data();
+    overlay.row_index = rows.data();
+    return overlay;
+  }
+
+ private:
+  AlignedBuffer Gather(QuantType type, int32_t dim, const std::byte* panels) const {
+    std::vector<std::byte> plain(capacity * RowBytes(type, dim));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      UnpackPanelRow(type, panels + rows[i] / kPanelRows * PanelBytes(type, dim), rows[i] % kPanelRows, dim,
+                     plain.data() + i * RowBytes(type, dim));
+    }
+    AlignedBuffer out = *AlignedBuffer::Create(PanelMatrixBytes(type, capacity, dim));
+    PackMatrix(type, plain.data(), capacity, dim, out.data());
+    return out;
+  }
+  void FillOutput(const FfnPageLayout& layout, const FfnPageRef& page, int32_t o) {
+    const QuantType type = layout.down_type;
+    const std::byte* from = page.data + layout.down_offset + o / kPanelRows * layout.down_panel_bytes;
+    std::byte* to = down.data() + o / kPanelRows * OverlayDownPanelBytes(type, capacity);
+    const int lane = o % kPanelRows;
+    const int float_bytes = TraitsOf(type).block_bytes;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (TraitsOf(type).block_weights == 1) {
+        std::memcpy(to + (i * kPanelRows + lane) * float_bytes, from + (rows[i] * kPanelRows + lane) * float_bytes,
+                    float_bytes);
+        continue;
+      }
+      const int code = PageDownCode(type, from, lane, rows[i]);
+      if (type == QuantType::kQ8_0) {
+        to[i * 16 + lane] = static_cast<std::byte>(code);
+      } else {
+        to[i / 2 * 16 + lane] |= static_cast<std::byte>(i % 2 == 0 ? code : code << 4);
+      }
+    }
+  }
+};
+
+// Runs an FFN; add(job) adds pages or overlays.
+template <typename AddWork>
+std::vector<float> RunFfn(Backend& backend, const FfnParams& params, const std::vector<float>& x, int32_t rows,
+                          const std::vector<float>& before, const AddWork& add) {
+  const FfnPageLayout& layout = params.layout;
+  auto tensor = MakeTensor(backend, rows, layout.dim, x);
+  auto activations = *backend.NewActivations(rows, layout.dim);
+  auto job = *backend.NewFfnJob(rows, layout.dim, layout.ffn_rows);
+  auto out = MakeTensor(backend, rows, layout.dim, before);
+  backend.Prepare(*tensor, rows, activations.get());
+  backend.FfnBegin(params, *activations, rows, job.get());
+  add(job.get());
+  backend.FfnEnd(job.get(), out.get());
+  return ValuesOf(backend, *out);
+}
+
+class FfnTest : public ::testing::TestWithParam<FfnCase> {
+ protected:
+  const TestLayer layer_{GetParam(), 1};
+  const int32_t dim_ = GetParam().dim;
+
+  std::vector<float> Reference(const std::vector<FfnPageRef>& pages, const std::vector<float>& x, int32_t rows,
+                               const std::vector<float>& before, bool precise) const {
+    std::vector<float> out = before;
+    for (int32_t t = 0; t < rows; ++t) {
+      std::vector<float> y(dim_);
+      for (const FfnPageRef& page : pages) {
+        reference::FfnPage(layer_.params(), page, RowOf(x, t, dim_), precise, y, {});
+      }
+      for (int32_t o = 0; o < dim_; ++o) out[t * dim_ + o] += y[o];
+    }
+    return out;
+  }
+
+  void CheckPages(int32_t rows, bool precise) {
+    const std::vector<float> x = RandomFloats(2, rows * dim_), before = RandomFloats(3, rows * dim_);
+    const std::vector<FfnPageRef> pages = layer_.pages();
+    const std::vector<float> expected = Reference(pages, x, rows, before, precise);
+    for (const CpuOptions& options : AllOptions(precise)) {
+      auto backend = MakeBackend(options);
+      const std::vector<float> got = RunFfn(*backend, layer_.params(), x, rows, before,
+                                            [&](FfnJob* job) { backend->FfnAccumulatePages(pages, job); });
+      EXPECT_TRUE(SameValues(got, expected)) << backend->Describe() << ", rows " << rows;
+    }
+  }
+};
+
+TEST_P(FfnTest, PagesEqualReference) {
+  for (const int32_t rows : {1, 3, 8, 13}) CheckPages(rows, false);
+}
+
+TEST_P(FfnTest, PrecisePagesEqualReference) {
+  for (const int32_t rows : {1, 7}) CheckPages(rows, true);
+}
+
+TEST_P(FfnTest, CutIntoCallsEqualsOneCall) {
+  const std::vector<float> x = RandomFloats(4, 2 * dim_), before = RandomFloats(5, 2 * dim_);
+  const std::vector<FfnPageRef> pages = layer_.pages();
+  const std::vector<float> expected = Reference(pages, x, 2, before, false);
+  for (const CpuOptions& options : AllOptions(false)) {
+    auto backend = MakeBackend(options);
+    const std::vector<float> got = RunFfn(*backend, layer_.params(), x, 2, before, [&](FfnJob* job) {
+      for (const FfnPageRef& page : pages) backend->FfnAccumulatePages({&page, 1}, job);
+    });
+    EXPECT_TRUE(SameValues(got, expected)) << backend->Describe();
+  }
+}
+
+// Masks of the reference's rows, and capture of exactly the rows that are used.
+TEST_P(FfnTest, MaskedRowsContributeNothingAndAreNotCaptured) {
+  std::vector<FfnPageRef> pages = layer_.pages();
+  const int32_t words = (layer_.layout().page_rows + 63) / 64;
+  SplitMix64 random(6);
+  std::vector<std::vector<uint64_t>> masks;
+  for (size_t p = 0; p < pages.size(); ++p) {
+    std::vector<uint64_t> mask(words);
+    for (uint64_t& word : mask) word = random.Next() & random.Next();
+    if (p == 1) mask.assign(words, 0);
+    if (p == 0) mask[0] &= 0xffff0000;  // a panel without a row
+    masks.push_back(mask);
+  }
+  for (size_t p = 0; p < pages.size(); ++p) pages[p].row_mask = masks[p].data();
+  const int32_t stride = layer_.layout().page_count() * layer_.layout().page_rows;
+  const std::vector<float> x = RandomFloats(7, 2 * dim_), before = RandomFloats(8, 2 * dim_);
+  for (const bool precise : {false, true}) {
+    const std::vector<float> expected = Reference(pages, x, 2, before, precise);
+    std::vector<float> expected_z(2 * stride, -1);
+    for (int32_t t = 0; t < 2; ++t) {
+      std::vector<float> y(dim_);
+      for (const FfnPageRef& page : pages) {
+        reference::FfnPage(layer_.params(), page, RowOf(x, t, dim_), precise, y,
+                           std::span(expected_z).subspan(t * stride, stride));
+      }
+    }
+    for (const CpuOptions& options : AllOptions(precise)) {
+      auto backend = MakeBackend(options);
+      auto capture = MakeTensor(*backend, 2, stride, std::vector<float>(2 * stride, -1));
+      const std::vector<float> got = RunFfn(*backend, layer_.params(capture.get()), x, 2, before,
+                                            [&](FfnJob* job) { backend->FfnAccumulatePages(pages, job); });
+      EXPECT_TRUE(SameValues(got, expected)) << backend->Describe();
+      EXPECT_TRUE(SameValues(ValuesOf(*backend, *capture), expected_z)) << backend->Describe();
+    }
+  }
+}
+
+TEST_P(FfnTest, ARowDoesNotDependOnTheOthers) {
+  constexpr int32_t kRows = 19;
+  const std::vector<float> x = RandomFloats(9, kRows * dim_), before(kRows * dim_);
+  const std::vector<FfnPageRef> pages = layer_.pages();
+  auto backend = MakeBackend({.threads = 2});
+  const auto add = [&](FfnJob* job) { backend->FfnAccumulatePages(pages, job); };
+  const std::vector<float> all = RunFfn(*backend, layer_.params(), x, kRows, before, add);
+  for (int32_t t = 0; t < kRows; ++t) {
+    const std::span<const float> row = RowOf(x, t, dim_);
+    const std::vector<float> one =
+        RunFfn(*backend, layer_.params(), std::vector<float>(row.begin(), row.end()), 1, std::vector<float>(dim_), add);
+    EXPECT_TRUE(SameValues(one, RowOf(all, t, dim_))) << t;
+  }
+}
+
+TEST_P(FfnTest, OverlayEqualsReference) {
+  const TestOverlay overlay(layer_, {3,  0,  17, 5,  31, 30, 29, 8,  9,  10, 11, 12, 13, 14, 15, 16, 2, 18,
+                                     19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 1,  4,  6,  7,  3,  5,  9});
+  const int32_t stride = layer_.layout().page_count() * layer_.layout().page_rows;
+  const uint64_t mask = 0x7'feedfdff;
+  for (const int32_t rows : {1, 9}) {
+    const std::vector<float> x = RandomFloats(10, rows * dim_), before = RandomFloats(11, rows * dim_);
+    for (const bool precise : {false, true}) {
+      FfnOverlayRef ref = overlay.ref();
+      ref.row_mask = &mask;
+      std::vector<float> expected = before, expected_z(rows * stride, -1);
+      for (int32_t t = 0; t < rows; ++t) {
+        std::vector<float> y(dim_);
+        reference::FfnOverlay(layer_.params(), ref, RowOf(x, t, dim_), precise, y,
+                              std::span(expected_z).subspan(t * stride, stride));
+        for (int32_t o = 0; o < dim_; ++o) expected[t * dim_ + o] += y[o];
+      }
+      for (const CpuOptions& options : AllOptions(precise)) {
+        auto backend = MakeBackend(options);
+        auto capture = MakeTensor(*backend, rows, stride, std::vector<float>(rows * stride, -1));
+        const std::vector<float> got = RunFfn(*backend, layer_.params(capture.get()), x, rows, before,
+                                              [&](FfnJob* job) { backend->FfnAccumulateOverlay(ref, job); });
+        EXPECT_TRUE(SameValues(got, expected)) << backend->Describe() << ", rows " << rows;
+        EXPECT_TRUE(SameValues(ValuesOf(*backend, *capture), expected_z)) << backend->Describe();
+      }
+    }
+  }
+}
+
+// An overlay of a page's rows gives what the page gives, but for the rounding of z to int8 in the page.
+TEST_P(FfnTest, OverlayOfAPagesRowsIsCloseToThePage) {
+  std::vector<int32_t> rows(32);
+  for (int32_t i = 0; i < 32; ++i) rows[i] = i;
+  const TestOverlay overlay(layer_, rows);
+  FfnPageRef page = layer_.pages()[0];
+  std::vector<uint64_t> first_rows((layer_.layout().page_rows + 63) / 64);
+  first_rows[0] = 0xffffffff;
+  page.row_mask = first_rows.data();
+  const std::vector<float> x = RandomFloats(12, dim_), before(dim_);
+  for (const bool precise : {false, true}) {
+    auto backend = MakeBackend({.threads = 2, .precise = precise});
+    const std::vector<float> from_page = RunFfn(*backend, layer_.params(), x, 1, before, [&](FfnJob* job) {
+      backend->FfnAccumulatePages({&page, 1}, job);
+    });
+    const std::vector<float> from_overlay = RunFfn(*backend, layer_.params(), x, 1, before, [&](FfnJob* job) {
+      backend->FfnAccumulateOverlay(overlay.ref(), job);
+    });
+    double error = 0, norm = 0;
+    for (int32_t o = 0; o < dim_; ++o) {
+      error += std::pow(from_page[o] - from_overlay[o], 2);
+      norm += std::pow(from_page[o], 2);
+    }
+    EXPECT_LT(std::sqrt(error / norm), precise ? 1e-5 : 0.02);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, FfnTest,
+    ::testing::Values(
+        FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 64, 160, 32, 8},
+        FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 96, 160, 64, 4},
+        FfnCase{QuantType::kQ4_1, QuantType::kQ4_0, QuantType::kQ4_1, 64, 160, 64, 8, FfnActivation::kGeluTanh},
+        FfnCase{QuantType::kQ4_1, QuantType::kQ4_1, QuantType::kQ4_1, 64, 96, 96, 32},
+        FfnCase{QuantType::kQ4_1, QuantType::kQ4_1, QuantType::kQ4_1, 32, 96, 32, 4},
+        FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 64, 160, 64, 16},
+        FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 160, 96, 32, 4},
+        FfnCase{QuantType::kQ8_0, QuantType::kQ4_0, QuantType::kQ8_0, 64, 64, 32, 32},
+        FfnCase{QuantType::kF16, QuantType::kF16, QuantType::kF16, 64, 150, 64, 8},
+        FfnCase{QuantType::kBF16, QuantType::kF32, QuantType::kBF16, 64, 70, 32, 4, FfnActivation::kGeluTanh},
+        FfnCase{QuantType::kF32, QuantType::kF32, QuantType::kF32, 32, 64, 32, 16},
+        FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kF16, 64, 90, 32, 8}),
+    [](const auto& test) {
+      const FfnCase& c = test.param;
+      return std::string(TraitsOf(c.gate).name) + "_" + std::string(TraitsOf(c.up).name) + "_" +
+             std::string(TraitsOf(c.down).name) + "_" + std::to_string(c.dim) + "_" + std::to_string(c.page_rows) +
+             "_" + std::to_string(c.run_rows);
+    });
+
+// Many rows and a large FFN: z does not fit at once, and pages are computed in batches.
+TEST(FfnBatchTest, BatchesOfPagesEqualOneRowAtATime) {
+  const FfnCase shape{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 32, 5120, 64, 8};
+  const TestLayer layer(shape, 20);
+  constexpr int32_t kRows = 1024;
+  const std::vector<float> x = RandomFloats(21, kRows * shape.dim), before(kRows * shape.dim);
+  const std::vector<FfnPageRef> pages = layer.pages();
+  auto backend = MakeBackend({.threads = 2});
+  const auto add = [&](FfnJob* job) { backend->FfnAccumulatePages(pages, job); };
+  const std::vector<float> all = RunFfn(*backend, layer.params(), x, kRows, before, add);
+  for (const int32_t t : {0, 511, 1023}) {
+    const std::span<const float> row = RowOf(x, t, shape.dim);
+    const std::vector<float> one = RunFfn(*backend, layer.params(), std::vector<float>(row.begin(), row.end()), 1,
+                                          std::vector<float>(shape.dim), add);
+    EXPECT_TRUE(SameValues(one, RowOf(all, t, shape.dim))) << t;
+  }
+}
+
+}  // namespace
+}  // namespace dogstar
