@@ -217,7 +217,8 @@ TEST_P(PageReaderTest, MoreReadsThanFreeDepthAreRefusedWhole) {
   ASSERT_NO_FATAL_FAILURE(Open(file.path(), 3));
   if (reader_ == nullptr) return;
   EXPECT_EQ(reader_->free_depth(), 3u);
-  const std::vector<ReadRequest> requests(4, Request(0, kIoAlignment));
+  std::vector<ReadRequest> requests;
+  for (uint64_t i = 0; i < 4; ++i) requests.push_back(Request(0, kIoAlignment, i * kIoAlignment));
   EXPECT_EQ(reader_->Submit(requests).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(reader_->in_flight(), 0u);
   ASSERT_EQ(reader_->Submit(std::span(requests).first(3)), absl::OkStatus());
@@ -247,7 +248,8 @@ TEST_P(PageReaderTest, PollingEventuallyFindsEveryRead) {
   std::vector<Completion> finished;
   ASSERT_EQ(reader_->Reap(0, &finished), absl::OkStatus());
   EXPECT_THAT(finished, IsEmpty());
-  const std::vector<ReadRequest> requests(8, Request(0, kMiB));
+  std::vector<ReadRequest> requests;
+  for (uint64_t i = 0; i < 8; ++i) requests.push_back(Request(0, kMiB, i * kMiB));
   ASSERT_EQ(reader_->Submit(requests), absl::OkStatus());
   while (finished.size() < 8) ASSERT_EQ(reader_->Reap(0, &finished), absl::OkStatus());
   EXPECT_EQ(reader_->in_flight(), 0u);
