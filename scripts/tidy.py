@@ -19,13 +19,12 @@ EXCEPTIONS = {
     ("platform", "base/thread_pool.cc"): "the pause instruction of a spinning thread has no portable name",
 }
 
-TOOLS = ("tools/", "tests/", "bench/")
 PROGRAMS = ("tools/", "tests/", "bench/", "_test.cc")
 # name, pattern (on code without comments and strings), places where it is fine (start or end of a path), instead
 CALLS = [
-    ("system", r"\b(system|popen)\s*\(", (), "start no other programs"),
+    ("system", r"\b(system|popen)\s*\(", ("tests/",), "start no other programs"),
     ("getenv", r"\b(secure_)?getenv\s*\(", PROGRAMS, "read the environment in tools/ and pass options down"),
-    ("exit", r"\b(_?exit|_Exit|quick_exit|abort|terminate)\s*\(", ("base/status.cc",) + TOOLS,
+    ("exit", r"\b(_?exit|_Exit|quick_exit|abort|terminate)\s*\(", ("base/status.cc",) + PROGRAMS,
      "return absl::Status; CHECK for mistakes of our own"),
     ("stdout", r"\b(printf|puts|putchar|vprintf)\s*\(|\bstd::cout\b|\bstdout\b|\bfmt::print\s*\(\s*(?!stderr)", PROGRAMS,
      "return text; only tools/ prints"),
@@ -35,7 +34,7 @@ CALLS = [
     ("using namespace", r"\busing\s+namespace\s+(?!std::(chrono_)?literals)", (), "name what is used"),
     ("random", r"\b(rand|srand|random_device)\s*\(|\bstd::(mt19937\w*|random_device)\b", ("tests/", "_test.cc"),
      "base/random.h: numbers are keyed or seeded"),
-    ("platform", r"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif)\b.*(CUDA|AVX|__x86|__ARM|__aarch64)", ("cpu/", "cuda/"),
+    ("platform", r"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif)\b.*(CUDA|AVX|__x86|__ARM|__aarch64)", ("cpu/", "cuda/", "bench/"),
      "a file of its own in cpu/ or cuda/, behind device/"),
 ]
 # On every text file. Written in pieces, so that this file passes.
