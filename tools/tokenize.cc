@@ -78,15 +78,16 @@ void AddTokenizeCommand(CLI::App& app, CommandContext* context) {
   const auto options = std::make_shared<TokenizeOptions>();
   CLI::App* command = app.add_subcommand("tokenize", "Show the tokens of a text");
   command->add_option("MODEL", options->model, "GGUF file; a vocabulary without weights will do")->required();
-  CLI::Option_group* source = command->add_option_group("text");
-  source->add_option("TEXT", options->text, "The text");
-  source->add_flag("--stdin", options->from_stdin, "Take the text from standard input");
-  source->require_option(1);
+  CLI::Option* text = command->add_option("TEXT", options->text, "The text; put -- before one that starts with a dash");
+  command->add_flag("--stdin", options->from_stdin, "Take the text from standard input")->excludes(text);
   command->add_flag("--ids", options->ids_only, "Print only the ids, on one line");
   command->add_flag("--no-bos", options->no_bos, "Leave out the BOS token that the model asks for");
   command->add_flag("--special", options->special, "Text that looks like a special token becomes that token");
   command->add_flag("--json", context->json, "Print one JSON object");
-  command->callback([options, context] { context->run = [=] { return RunTokenize(*options, context->json); }; });
+  command->callback([options, context, text] {
+    if (text->count() == 0 && !options->from_stdin) throw CLI::RequiredError("TEXT or --stdin");
+    context->run = [=] { return RunTokenize(*options, context->json); };
+  });
 }
 
 }  // namespace dogstar
