@@ -15,12 +15,9 @@ if [[ "${1:-}" != --check ]]; then
   clang-format -i "${existing[@]}"
   exit 0
 fi
-wrong=()
-for file in "${existing[@]}"; do
-  clang-format --dry-run --Werror "$file" 2>/dev/null || wrong+=("$file")
-done
-if [[ ${#wrong[@]} -gt 0 ]]; then
-  printf 'not formatted (run scripts/format.sh): %s\n' "${wrong[@]}" >&2
+report=$(clang-format --dry-run --Werror "${existing[@]}" 2>&1) && code=0 || code=$?
+if [[ $code -ne 0 ]]; then
+  sed -nE 's/^([^ :]+):[0-9]+:[0-9]+: error: .*/not formatted (run scripts\/format.sh): \1/p' <<<"$report" | sort -u >&2
   exit 1
 fi
 echo "format: ${#existing[@]} files are formatted"
