@@ -1,5 +1,6 @@
 // Speed of the CPU kernels beside what the machine can do: bandwidth of reading memory, and peak rate of int8
-// products. `--small` is the setting of ctest; `--threads N` (default: all), `--isa portable|avx2|avx512`.
+// products. `--small` is the setting of ctest; `--threads N` (default: all), `--isa portable|avx2|avx512`,
+// `--only TEXT`: measurements whose name has it.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -26,6 +27,7 @@ struct Options {
   bool small = false;
   int threads = static_cast<int>(std::thread::hardware_concurrency());
   CpuIsa isa = CpuIsa::kAuto;
+  std::string only;  // measurements whose name contains this
 };
 
 double Seconds(clockid_t clock) {
@@ -138,6 +140,7 @@ class Bench {
     fmt::print("reading memory {:.1f} GB/s; int8 products {:.0f} per ns\n", read_gb_s_, peak_per_ns_);
   }
 
+  bool Wanted(const std::string& name) const { return name.find(options_.only) != std::string::npos; }
   void PrintBandwidth(const std::string& what, double gigabytes, double seconds) const {
     fmt::print("{:44} {:9.3f} ms {:7.1f} GB/s {:4.0f}% of reading\n", what, seconds * 1e3, gigabytes / seconds,
                100 * gigabytes / seconds / read_gb_s_);
@@ -173,14 +176,17 @@ class Bench {
   }
   // Six copies: no part is still in a cache when it is read again.
   void MatVec(QuantType type, MatrixLayout layout, int32_t rows, int32_t cols) {
+    const std::string name = Name(type, layout, rows, cols) + ", 1 row";
+    if (!Wanted(name)) return;
     std::vector<Matrix> copies;
     for (int i = 0; i < (options_.small ? 1 : 6); ++i) copies.push_back(MakeMatrix(type, layout, rows, cols));
-    PrintBandwidth(Name(type, layout, rows, cols) + ", 1 row", copies[0].gigabytes(), MatMulSeconds(copies, 1));
+    PrintBandwidth(name, copies[0].gigabytes(), MatMulSeconds(copies, 1));
   }
   void MatMul(QuantType type, MatrixLayout layout, int32_t rows, int32_t cols, int32_t x_rows) {
+    const std::string name = fmt::format("{}, {} rows", Name(type, layout, rows, cols), x_rows);
+    if (!Wanted(name)) return;
     const Matrix w = MakeMatrix(type, layout, rows, cols);
-    PrintRate(fmt::format("{}, {} rows", Name(type, layout, rows, cols), x_rows), double(rows) * cols * x_rows,
-              MatMulSeconds({&w, 1}, x_rows));
+    PrintRate(name, double(rows) * cols * x_rows, MatMulSeconds({&w, 1}, x_rows));
   }
 
   struct Layer {
@@ -214,6 +220,9 @@ class Bench {
   }
 
   void FfnPages(QuantType type, int32_t dim, int32_t ffn_rows, int32_t page_rows, int32_t run_rows, int32_t x_rows) {
+    const std::string name = fmt::format("{} FFN pages {}x{}, runs of {}, {} row{}", TraitsOf(type).name, ffn_rows, dim,
+                                         run_rows, x_rows, x_rows == 1 ? "" : "s");
+    if (!Wanted(name)) return;
     const Layer layer = MakeLayer(type, dim, ffn_rows, page_rows, run_rows);
     std::vector<FfnPageRef> pages(layer.layout.page_count());
     for (int32_t p = 0; p < layer.layout.page_count(); ++p) {
@@ -230,8 +239,6 @@ class Bench {
       backend_->FfnAccumulatePages(pages, job.get());
       backend_->FfnEnd(job.get(), out.get());
     });
-    const std::string name = fmt::format("{} FFN pages {}x{}, runs of {}, {} row{}", TraitsOf(type).name, ffn_rows, dim,
-                                         run_rows, x_rows, x_rows == 1 ? "" : "s");
     const double gigabytes = static_cast<double>(layer.pages.size()) * 1e-9;
     if (x_rows == 1) return PrintBandwidth(name, gigabytes, seconds);
     PrintRate(name, 3.0 * ffn_rows * dim * x_rows, seconds);
@@ -239,6 +246,8 @@ class Bench {
 
   void Overlay(int32_t dim, int32_t row_count, int32_t x_rows) {
     const QuantType type = QuantType::kQ4_0;
+    const std::string name = fmt::format("{} overlay of {} rows, {} row", TraitsOf(type).name, row_count, x_rows);
+    if (!Wanted(name)) return;
     const Layer layer = MakeLayer(type, dim, std::max(row_count, 512), 32, 8);
     const Matrix gate = MakeMatrix(type, MatrixLayout::kPanels, row_count, dim);
     AlignedBuffer down = *AlignedBuffer::Create(dim / 16 * OverlayDownPanelBytes(type, row_count));
@@ -261,12 +270,13 @@ class Bench {
       backend_->FfnBegin(layer.params(), *x, x_rows, job.get());
       backend_->FfnAccumulateOverlay(overlay, job.get());
     });
-    PrintBandwidth(fmt::format("{} overlay of {} rows, {} row", TraitsOf(type).name, row_count, x_rows),
-                   2 * gate.gigabytes() + static_cast<double>(down.size()) * 1e-9, seconds);
+    PrintBandwidth(name, 2 * gate.gigabytes() + static_cast<double>(down.size()) * 1e-9, seconds);
   }
 
   // 32 heads over 8 of keys and values, head size 128: the shape of an 8B model.
   void Attention(int32_t slots, int32_t rows) {
+    const std::string name = fmt::format("attention over {} tokens, {} rows", slots, rows);
+    if (!Wanted(name)) return;
     const AttentionParams params{32, 8, 128, 0.088f};
     auto store = *backend_->NewKvStore({.layers = 1, .kv_head_count = 8, .head_dim = 128, .slots = slots});
     auto kv = RandomTensor(1, 8 * 128);
@@ -281,8 +291,7 @@ class Bench {
     auto out = *backend_->NewTensor(rows, 32 * 128);
     const double seconds =
         BestSeconds(options_, [&] { backend_->Attention(params, LayerIndex{0}, mask, *store, *q, out.get()); });
-    PrintBandwidth(fmt::format("attention over {} tokens, {} rows", slots, rows),
-                   2.0 * slots * rows * 8 * 128 * 2 * 1e-9, seconds);
+    PrintBandwidth(name, 2.0 * slots * rows * 8 * 128 * 2 * 1e-9, seconds);
   }
 
   Options options_;
@@ -299,6 +308,8 @@ bool Parse(int argc, char** argv, Options* options) {
       options->small = true;
     } else if (arg == "--threads" && !value.empty()) {
       options->threads = std::max(1, std::atoi(argv[++i]));
+    } else if (arg == "--only" && !value.empty()) {
+      options->only = argv[++i];
     } else if (arg == "--isa" && (value == "portable" || value == "avx2" || value == "avx512")) {
       options->isa = value == "portable" ? CpuIsa::kPortable : value == "avx2" ? CpuIsa::kAvx2 : CpuIsa::kAvx512Vnni;
       ++i;
@@ -315,7 +326,7 @@ bool Parse(int argc, char** argv, Options* options) {
 int main(int argc, char** argv) {
   dogstar::Options options;
   if (!dogstar::Parse(argc, argv, &options)) {
-    std::fputs("usage: kernel_bench [--small] [--threads N] [--isa portable|avx2|avx512]\n", stderr);
+    std::fputs("usage: kernel_bench [--small] [--threads N] [--isa portable|avx2|avx512] [--only TEXT]\n", stderr);
     return 2;
   }
   dogstar::Bench(options).Run();
