@@ -33,9 +33,9 @@ struct PackedLayer {
   uint64_t pages_offset = 0;        // file offset of page 0; page i at + i * layout.page_bytes
   uint64_t down_scales_offset = 0;  // 0 when the layer has no table
   uint64_t down_scales_bytes = 0;
-  std::vector<uint16_t> run_groups;     // [rows / run_rows rounded up]
-  std::vector<NeuronIndex> row_order;   // [ffn_rows] source neuron of each packed row
-  std::vector<uint64_t> page_checksums; // [page_count] XXH3-64
+  std::vector<uint16_t> run_groups;      // [rows / run_rows rounded up]
+  std::vector<NeuronIndex> row_order;    // [ffn_rows] source neuron of each packed row
+  std::vector<uint64_t> page_checksums;  // [page_count] XXH3-64
 };
 
 // A part of a tensor that is read and checked as a whole. A plain tensor in a packed file is cut into chunks of
@@ -73,13 +73,12 @@ class PackedFile {
 struct LayerMatrices {
   std::span<const std::byte> gate, up, down;
 };
-using ImportanceFn =
-    std::function<absl::StatusOr<std::vector<float>>(LayerIndex layer, const LayerMatrices& matrices)>;
+using ImportanceFn = std::function<absl::StatusOr<std::vector<float>>(LayerIndex layer, const LayerMatrices& matrices)>;
 
 struct PackOptions {
   int32_t page_rows = 0;  // 0: chosen from the row size (a page of 64 KiB or more)
   int32_t run_rows = 8;
-  ImportanceFn importance;                                        // null: the source's order
+  ImportanceFn importance;                                                  // null: the source's order
   std::function<void(uint64_t done_bytes, uint64_t total_bytes)> progress;  // may be null
 };
 
