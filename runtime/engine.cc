@@ -119,7 +119,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   PlanRequest request;
   request.budget_bytes = accountant_.limit_bytes();
   malloc_trim(0);  // the vocabulary's strings are gone; give their memory back before it is counted
-  request.fixed = {{"program and vocabulary", ResidentBytes() + kProgramSlack},
+  request.fixed = {{"program and vocabulary", options_.program_bytes.value_or(ResidentBytes() + kProgramSlack)},
                    {"KV cache", KvStoreBytes(ShapeOfKv())},
                    {"activations", Forward::Bytes(*model_, *backend_, limits_)},
                    {"norms and down-scale tables", Weights::TableBytes(*model_)}};

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,6 +51,8 @@ class Engine {
     RunMode mode = RunMode::kDense;
     int32_t context_slots = 0;
     int32_t logit_rows = 1;  // at least this many rows of logits in a pass
+    // What to count for program and vocabulary; none: measured. Tests set it, for placements that repeat.
+    std::optional<uint64_t> program_bytes;
   };
 
   // `model` must outlive the engine.

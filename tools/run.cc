@@ -2,12 +2,14 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <sstream>
 
 #include "base/units.h"
@@ -195,13 +197,42 @@ void PrintClosingLine(const Engine& engine, const GenerationResult& result) {
   std::fprintf(stderr, "%s\n", line.c_str());
 }
 
-Hooks MakeHooks(ProgressBar* bar) {
+// Progress of whatever takes long at the moment, one bar at a time.
+class Progress {
+ public:
+  void Bytes(std::string_view what, uint64_t done, uint64_t total) {
+    if (what != what_) {
+      bar_ = std::make_unique<ProgressBar>(std::string(what));
+      what_ = what;
+    }
+    bar_->Update(done, total);
+  }
+  // A prompt that takes more than a second, on a terminal.
+  void Prompt(int32_t done, int32_t total) {
+    Finish();
+    if (!prompt_since_) prompt_since_ = std::chrono::steady_clock::now();
+    if (isatty(STDERR_FILENO) == 0 || std::chrono::steady_clock::now() - *prompt_since_ < std::chrono::seconds(1))
+      return;
+    std::fprintf(stderr, "\rprompt: %d of %d tokens%s", done, total, done == total ? "\r\x1b[K" : "");
+  }
+  void Finish() {
+    bar_.reset();
+    what_.clear();
+  }
+
+ private:
+  std::string what_;
+  std::unique_ptr<ProgressBar> bar_;
+  std::optional<std::chrono::steady_clock::time_point> prompt_since_;
+};
+
+Hooks MakeHooks(Progress* bar) {
   Hooks hooks;
   hooks.note = [bar](std::string_view message) {
     bar->Finish();
     std::fprintf(stderr, "dogstar: %.*s\n", static_cast<int>(message.size()), message.data());
   };
-  hooks.progress = [bar](std::string_view what, uint64_t done, uint64_t total) { bar->Update(what, done, total); };
+  hooks.progress = [bar](std::string_view what, uint64_t done, uint64_t total) { bar->Bytes(what, done, total); };
   return hooks;
 }
 
@@ -212,7 +243,7 @@ int32_t LogitRows(const Config& config, RunMode mode) {
 
 absl::Status Run(const RunArguments& arguments) {
   ASSIGN_OR_RETURN(const Config config, ReadConfig(arguments));
-  ProgressBar bar;
+  Progress bar;
   const Hooks hooks = MakeHooks(&bar);
   ASSIGN_OR_RETURN(const ModelChoice choice, ChooseModel(config, hooks));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(choice.path));
@@ -236,9 +267,7 @@ absl::Status Run(const RunArguments& arguments) {
   generation.ignore_end = arguments.ignore_eos;
   generation.logprobs = arguments.logprobs;
   generation.interrupted = &g_interrupted;
-  generation.on_prompt = [&](int32_t done, int32_t total) {
-    bar.Update("prompt", static_cast<uint64_t>(done), static_cast<uint64_t>(total));
-  };
+  generation.on_prompt = [&](int32_t done, int32_t total) { bar.Prompt(done, total); };
   std::string text;
   Utf8Stream stream;
   generation.on_token = [&](TokenId token) {
@@ -310,7 +339,13 @@ void AddRunCommand(CLI::App& app, CommandContext* context) {
   run->add_flag_function(
       "--precise", [arguments](int64_t) { arguments->assignments.push_back("precise=true"); },
       "float32 activations: slow, the reference");
-  run->add_option("--set", arguments->assignments, "any setting, key=value; may be repeated")->allow_extra_args(false);
+  run->add_option_function<std::vector<std::string>>(
+         "--set",
+         [arguments](const std::vector<std::string>& values) {
+           arguments->assignments.insert(arguments->assignments.end(), values.begin(), values.end());
+         },
+         "any setting, key=value; may be repeated")
+      ->allow_extra_args(false);
   run->callback([arguments, context] { context->run = [arguments] { return Run(*arguments); }; });
 }
 

@@ -1,0 +1,76 @@
+#include "runtime/corrector.h"
+
+#include "gtest/gtest.h"
+
+namespace dogstar {
+namespace {
+
+constexpr int32_t kVocab = 8;
+
+// Logits whose largest value stands at favourite[row].
+class FakeModel {
+ public:
+  explicit FakeModel(std::vector<int32_t> favourite) : favourite_(std::move(favourite)) {}
+  LogitsFn Logits() const {
+    return [this](int32_t row, std::span<float> out) {
+      for (int32_t i = 0; i < kVocab; ++i)
+        out[static_cast<size_t>(i)] = i == favourite_[static_cast<size_t>(row)] ? 2.0F : 0.1F * static_cast<float>(i);
+      return absl::OkStatus();
+    };
+  }
+
+ private:
+  std::vector<int32_t> favourite_;
+};
+
+std::vector<TokenId> Tokens(std::initializer_list<int32_t> ids) {
+  std::vector<TokenId> tokens;
+  for (int32_t id : ids) tokens.push_back(TokenId{id});
+  return tokens;
+}
+
+Verdict JudgeOrDie(const CorrectorOptions& options, const std::vector<TokenId>& chain, const FakeModel& model) {
+  std::vector<float> scratch(kVocab);
+  return Judge(options, Sampler({}), SequenceId{0}, TokenPos{10}, chain, model.Logits(), scratch).value();
+}
+
+TEST(CorrectorTest, StrictKeepsTheAgreedPrefixAndCorrectsTheFirstDisagreement) {
+  const Verdict verdict = JudgeOrDie({}, Tokens({0, 3, 4, 5}), FakeModel({3, 4, 6, 1}));
+  EXPECT_EQ(verdict.accepted, 2);
+  EXPECT_EQ(verdict.next, TokenId{6});
+}
+
+TEST(CorrectorTest, FullAgreementEarnsTheBonusToken) {
+  const Verdict verdict = JudgeOrDie({}, Tokens({0, 3, 4}), FakeModel({3, 4, 7}));
+  EXPECT_EQ(verdict.accepted, 2);
+  EXPECT_EQ(verdict.next, TokenId{7});
+}
+
+TEST(CorrectorTest, ARootAloneGivesTheNextToken) {
+  const Verdict verdict = JudgeOrDie({}, Tokens({0}), FakeModel({5}));
+  EXPECT_EQ(verdict.accepted, 0);
+  EXPECT_EQ(verdict.next, TokenId{5});
+}
+
+TEST(CorrectorTest, SiriusAcceptsWhatTheFullModelFindsLikelyEnough) {
+  CorrectorOptions options;
+  options.rule = AcceptRule::kSirius;
+  options.threshold = 0.01F;  // every token of FakeModel has more at temperature 0.6
+  EXPECT_EQ(JudgeOrDie(options, Tokens({0, 5, 6}), FakeModel({3, 4, 7})).accepted, 2);
+  options.threshold = 0.5F;
+  EXPECT_EQ(JudgeOrDie(options, Tokens({0, 3, 6}), FakeModel({3, 4, 7})).accepted, 1);
+}
+
+TEST(CorrectorTest, ThresholdZeroAcceptsEverythingAndAboveOneNothing) {
+  CorrectorOptions options;
+  options.rule = AcceptRule::kSirius;
+  options.threshold = 0;
+  EXPECT_EQ(JudgeOrDie(options, Tokens({0, 1, 2, 1}), FakeModel({3, 4, 7, 5})).accepted, 3);
+  options.threshold = 1.5F;
+  const Verdict verdict = JudgeOrDie(options, Tokens({0, 3, 4}), FakeModel({3, 4, 7}));
+  EXPECT_EQ(verdict.accepted, 0);
+  EXPECT_EQ(verdict.next, TokenId{3});  // the full model's own token
+}
+
+}  // namespace
+}  // namespace dogstar

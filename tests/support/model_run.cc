@@ -1,0 +1,65 @@
+#include "tests/support/model_run.h"
+
+#include <stdlib.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+namespace dogstar::testing_support {
+namespace {
+
+constexpr uint64_t kProgramBytes = 8 << 20;  // a test program's own memory says nothing about a run's
+
+}  // namespace
+
+TestFolder::TestFolder() {
+  char name[] = "/tmp/dogstar_test_XXXXXX";
+  CHECK(mkdtemp(name) != nullptr);
+  path_ = name;
+}
+
+TestFolder::~TestFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+std::string DemoModelPath() {
+  const char* path = std::getenv("DOGSTAR_SMOLLM2");
+  return path != nullptr ? path : "";
+}
+
+std::string WriteTinyModel(const TestFolder& folder, QuantType type, bool plain) {
+  SynthOptions options;
+  options.shape = {4, 256, 4096, 4, 2};  // wide enough that half of the FFN is more than a process' own ups and downs
+  options.type = type;
+  options.packed = !plain;
+  const std::string path = folder.Path(plain ? "tiny.gguf" : "tiny.dog.gguf");
+  const absl::Status status = WriteSyntheticModel(options, path, nullptr);
+  CHECK(status.ok());
+  return path;
+}
+
+absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slots, int32_t logit_rows) {
+  ASSIGN_OR_RETURN(const ModelChoice choice, ChooseModel(config, {}));
+  OpenedModel opened;
+  ASSIGN_OR_RETURN(opened.model, ModelFile::Open(choice.path));
+  ASSIGN_OR_RETURN(opened.engine, Engine::Create(config, opened.model.get(),
+                                                 {choice.mode, context_slots, logit_rows, kProgramBytes}, {}));
+  return opened;
+}
+
+absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, int32_t tokens) {
+  const int32_t slots = static_cast<int32_t>(prompt.size()) + tokens + 8;
+  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(config, slots, config.corrector.period));
+  GenerationOptions options;
+  options.max_tokens = tokens;
+  options.ignore_end = true;
+  RunOutput output;
+  const std::vector<TokenId> ids = opened.model->tokenizer().Encode(prompt, {});
+  RETURN_IF_ERROR(Generator(opened.engine.get()).Generate(ids, options, &output.result));
+  output.text = opened.model->tokenizer().Decode(output.result.tokens, true);
+  output.complement_bytes = opened.engine->placement().complement_bytes;
+  return output;
+}
+
+}  // namespace dogstar::testing_support
