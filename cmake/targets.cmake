@@ -34,6 +34,11 @@ function(dogstar_kernel_flags)
     set_source_files_properties(${avx512} PROPERTIES COMPILE_OPTIONS
       "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni")
   endif()
+  if(DOGSTAR_SANITIZE)
+    # Unrolled kernels with a check at every array access take g++ ten minutes: addresses are checked, the rest is not.
+    file(GLOB kernels CONFIGURE_DEPENDS cpu/kernels_*.cc)
+    set_property(SOURCE ${kernels} APPEND PROPERTY COMPILE_OPTIONS "-O1;-fno-sanitize=undefined")
+  endif()
 endfunction()
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 dogstar_kernel_flags()
