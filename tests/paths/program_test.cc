@@ -1,0 +1,151 @@
+// The program as a user meets it: bad input gets a clear error and exit code, good input gives what was asked for.
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/gguf.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/model_run.h"
+
+namespace dogstar {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing_support::TestFolder;
+
+struct ProgramOutput {
+  int exit_code = 0;
+  std::string out;  // standard output
+  std::string err;
+};
+
+ProgramOutput RunProgram(const TestFolder& folder, const std::string& arguments) {
+  const std::string err_path = folder.Path("stderr.txt");
+  const std::string command = std::string(DOGSTAR_PROGRAM) + " " + arguments + " 2>" + err_path;
+  ProgramOutput output;
+  std::FILE* pipe = popen(command.c_str(), "r");
+  CHECK(pipe != nullptr);
+  char buffer[4096];
+  while (const size_t got = std::fread(buffer, 1, sizeof buffer, pipe)) output.out.append(buffer, got);
+  const int status = pclose(pipe);
+  output.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  std::ifstream err(err_path);
+  output.err.assign(std::istreambuf_iterator<char>(err), {});
+  return output;
+}
+
+class ProgramTest : public testing::Test {
+ protected:
+  void SetUp() override { model_ = testing_support::WriteTinyModel(folder_, QuantType::kQ4_0, false); }
+  void WriteFile(const std::string& name, const std::string& content) {
+    std::ofstream(folder_.Path(name), std::ios::binary) << content;
+  }
+  // Runs with a prompt; expects a failure whose message has all of `parts`.
+  void ExpectRefused(const std::string& arguments, int exit_code, const std::vector<std::string>& parts) {
+    const ProgramOutput output = RunProgram(folder_, "run -p hello -n 4 " + arguments);
+    EXPECT_EQ(output.exit_code, exit_code) << output.err;
+    for (const std::string& part : parts) EXPECT_THAT(output.err, HasSubstr(part)) << arguments;
+  }
+
+  TestFolder folder_;
+  std::string model_;
+};
+
+TEST_F(ProgramTest, FilesThatAreNoModelsAreNamed) {
+  WriteFile("empty.gguf", "");
+  WriteFile("text.gguf", "this is no model at all, whatever its name says");
+  ExpectRefused(folder_.Path("absent.gguf"), 1, {"absent.gguf", "No such file"});
+  ExpectRefused(folder_.Path("."), 1, {"directory"});
+  ExpectRefused(folder_.Path("empty.gguf"), 1, {"empty.gguf"});
+  ExpectRefused(folder_.Path("text.gguf"), 1, {"text.gguf", "GGUF"});
+}
+
+TEST_F(ProgramTest, AnUnknownArchitectureIsNamed) {
+  const std::string path = folder_.Path("other.gguf");
+  GgufWriter writer = GgufWriter::Create(path, 32).value();
+  writer.AddString("general.architecture", "teapot");
+  ASSERT_TRUE(writer.AddTensor("token_embd.weight", 0, {32, 2}).ok());
+  ASSERT_TRUE(writer.BeginData().ok());
+  ASSERT_TRUE(writer.WriteData(std::vector<std::byte>(32 * 2 * 4)).ok());
+  ASSERT_TRUE(writer.EndTensor().ok());
+  ASSERT_TRUE(writer.Finish().ok());
+  ExpectRefused(path, 1, {"teapot", "llama"});
+}
+
+TEST_F(ProgramTest, ABudgetTooSmallNamesTheSmallestAndThatOneWorks) {
+  const ProgramOutput refused = RunProgram(folder_, "run " + model_ + " -p hello -n 4 --mode dense --ram 2MiB");
+  EXPECT_EQ(refused.exit_code, 1);
+  const std::string marker = "the smallest that works is ";
+  const size_t at = refused.err.find(marker);
+  ASSERT_NE(at, std::string::npos) << refused.err;
+  const double mib = std::strtod(refused.err.c_str() + at + marker.size(), nullptr);
+  const std::string budget = std::to_string(static_cast<int>(mib * 1024 + 1)) + "KiB";
+  const ProgramOutput output =
+      RunProgram(folder_, "run " + model_ + " -p hello -n 4 --mode dense --json --ram " + budget);
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  const nlohmann::json json = nlohmann::json::parse(output.out);
+  EXPECT_LE(json["peak_rss_bytes"].get<uint64_t>(), json["budget_bytes"].get<uint64_t>());
+}
+
+TEST_F(ProgramTest, APromptLongerThanTheContextIsRefused) { ExpectRefused(model_ + " -c 3", 1, {"context", "3"}); }
+
+TEST_F(ProgramTest, ConfigurationMistakesNameFileLineAndKey) {
+  WriteFile("bad.yaml", "threads: 1\ncorector: {period: 4}\n");
+  ExpectRefused(model_ + " --config " + folder_.Path("bad.yaml"), 1,
+                {"bad.yaml:2:", "corector.period", "corrector.period"});
+  ExpectRefused(model_ + " --set corrector.period=0", 1, {"corrector.period", "1 to 256"});
+  ExpectRefused(model_ + " --ram lots", 1, {"budget.ram", "lots"});
+  ExpectRefused(model_ + " --no-such-option", 2, {"no-such-option"});
+}
+
+TEST_F(ProgramTest, InvalidUtf8InAPromptIsTakenAsBytes) {
+  WriteFile("prompt.txt", "caf\xc3 \xff\xfe end");
+  const ProgramOutput output = RunProgram(folder_, "run " + model_ + " -n 4 --json -f " + folder_.Path("prompt.txt"));
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_TRUE(nlohmann::json::accept(output.out)) << output.out;
+}
+
+TEST_F(ProgramTest, JsonHasTheNamedFieldsAndNothingElseIsOnStandardOutput) {
+  const ProgramOutput output =
+      RunProgram(folder_, "run " + model_ + " -p hello -n 5 --ignore-eos --mode strict --period 4 --json --logprobs 3");
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  const nlohmann::json json = nlohmann::json::parse(output.out);
+  for (const char* name : {"text", "tokens", "prompt_tokens", "prompt_tok_s", "decode_tok_s", "decode_s", "cycles",
+                           "accepted_mean", "density", "effective_density", "disk_bytes", "decode_disk_bytes",
+                           "disk_gb_s", "h2d_bytes", "peak_rss_bytes", "budget_bytes", "fast_tier_hit_rate"}) {
+    EXPECT_TRUE(json.contains(name)) << name;
+  }
+  EXPECT_EQ(json["tokens"].size(), 5U);
+  ASSERT_EQ(json["logprobs"].size(), 5U);
+  EXPECT_EQ(json["logprobs"][0].size(), 3U);
+  EXPECT_EQ(json["logprobs"][0][0]["id"], json["tokens"][0]);
+}
+
+TEST_F(ProgramTest, APlainModelUnderABudgetIsPackedOnceBesideTheFile) {
+  const std::string plain = testing_support::WriteTinyModel(folder_, QuantType::kQ4_1, true);
+  const std::string run = "run " + plain + " -p hello -n 4 --mode strict --ram 24MiB --json";
+  const ProgramOutput first = RunProgram(folder_, run), second = RunProgram(folder_, run);
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  ASSERT_EQ(second.exit_code, 0) << second.err;
+  EXPECT_THAT(first.err, HasSubstr("packing"));
+  EXPECT_THAT(second.err, testing::Not(HasSubstr("packing")));
+  EXPECT_EQ(nlohmann::json::parse(first.out)["tokens"], nlohmann::json::parse(second.out)["tokens"]);
+}
+
+TEST_F(ProgramTest, ADamagedPageIsFoundByItsChecksum) {
+  const GgufHeader header = ReadGgufHeader(model_).value();
+  const GgufTensor* pages = header.FindTensor("blk.1.ffn_pages");
+  ASSERT_NE(pages, nullptr);
+  std::fstream file(model_, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(static_cast<std::streamoff>(pages->offset + 1000));
+  file.put('\x5a').put('\xa5').put('\x77');
+  file.close();
+  ExpectRefused(model_, 1, {"checksum", model_});
+}
+
+}  // namespace
+}  // namespace dogstar
