@@ -29,7 +29,9 @@ constexpr uint64_t kPanelScratchBytes = 1 << 20;
 float* ValuesOf(Tensor* tensor) { return static_cast<CpuTensor*>(tensor)->values(); }
 const float* ValuesOf(const Tensor& tensor) { return static_cast<const CpuTensor&>(tensor).values(); }
 
-void CopyValues(const float* from, int64_t count, float* to) { std::memmove(to, from, count * sizeof(float)); }
+void CopyValues(const float* from, int64_t count, float* to) {
+  if (count > 0) std::memmove(to, from, count * sizeof(float));  // an empty span may have no address
+}
 
 class CpuBackend : public Backend {
  public:
