@@ -42,6 +42,28 @@ class ImportancePass {
   std::vector<std::byte> matrix_bytes_;
 };
 
+// Squared norm of each column of the down matrix, [ffn_rows].
+std::vector<float> DownNormsSquared(const MatrixSource& down, std::span<const std::byte> bytes) {
+  std::vector<float> row(static_cast<size_t>(down.cols)), norms(static_cast<size_t>(down.cols));
+  for (int32_t i = 0; i < down.rows; ++i) {
+    DequantizeRow(down.type, bytes.data() + static_cast<uint64_t>(i) * down.row_bytes(), down.cols, row.data());
+    for (size_t j = 0; j < row.size(); ++j) norms[j] += row[j] * row[j];
+  }
+  return norms;
+}
+
+// importance[j] = sum over tokens of j's share of the token's energy. z: [tokens, neurons].
+std::vector<float> TokenShares(std::span<const float> z, const std::vector<float>& norms) {
+  std::vector<float> importance(norms.size());
+  std::vector<float> energy(norms.size());
+  for (size_t at = 0; at < z.size(); at += norms.size()) {
+    float total = 1e-30F;  // a token whose FFN is silent divides by nothing
+    for (size_t j = 0; j < norms.size(); ++j) total += energy[j] = z[at + j] * z[at + j] * norms[j];
+    for (size_t j = 0; j < norms.size(); ++j) importance[j] += energy[j] / total;
+  }
+  return importance;
+}
+
 absl::StatusOr<std::shared_ptr<ImportancePass>> ImportancePass::Create(const std::string& source, int threads) {
   auto pass = std::make_shared<ImportancePass>();
   ASSIGN_OR_RETURN(pass->model_, ModelFile::Open(source));
@@ -151,17 +173,7 @@ absl::StatusOr<std::vector<float>> ImportancePass::Ffn(const LayerSource& layer,
 
   std::vector<float> z(static_cast<size_t>(rows) * static_cast<size_t>(c.ffn_rows));
   RETURN_IF_ERROR(backend_->Download(*z_, 0, rows, z));
-  // importance[j] = |down column j|^2 * sum_t z[t, j]^2
-  std::vector<float> importance(static_cast<size_t>(c.ffn_rows));
-  for (size_t i = 0; i < z.size(); ++i) importance[i % importance.size()] += z[i] * z[i];
-  std::vector<float> weights(static_cast<size_t>(c.ffn_rows)), norms(static_cast<size_t>(c.ffn_rows));
-  for (int32_t row = 0; row < layer.down->rows; ++row) {
-    DequantizeRow(layer.down->type, matrices.down.data() + static_cast<uint64_t>(row) * layer.down->row_bytes(),
-                  c.ffn_rows, weights.data());
-    for (size_t j = 0; j < weights.size(); ++j) norms[j] += weights[j] * weights[j];
-  }
-  for (size_t j = 0; j < importance.size(); ++j) importance[j] *= norms[j];
-  return importance;
+  return TokenShares(z, DownNormsSquared(*layer.down, matrices.down));
 }
 
 }  // namespace

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Tokens per full pass by mode and density, beside dense runs under the same budget.
+
+  scripts/bench_drafts.py PACKED_MODEL [--ram 84MiB] [--densities 0.3,0.5,0.7] [--period 8] [--tokens 64]
+
+Ten prompts (scripts/prompts/ten.txt, as chat messages). Every strict text is compared with the dense one. Fixed
+periods; "adaptive" is strict with its defaults. Prints a table in Markdown. Without --ram everything is resident and
+the density alone decides what a draft uses: acceptance is then exact, while times say nothing about streaming.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def run(program, model, prompt, tokens, options):
+    command = [program, "run", model, "--chat", "-p", prompt, "-n", str(tokens), "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--program", default=str(ROOT / "build/release/dogstar"))
+    parser.add_argument("--ram", help="budget of every run")
+    parser.add_argument("--densities", default="0.3,0.5,0.7")
+    parser.add_argument("--modes", default="strict,sirius")
+    parser.add_argument("--predictors", default="resident")
+    parser.add_argument("--period", default="8")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--adaptive", action="store_true", help="add strict mode with its defaults")
+    args = parser.parse_args()
+
+    prompts = (ROOT / "scripts/prompts/ten.txt").read_text().splitlines()
+    budget = ["--ram", args.ram] if args.ram else []
+    settings = []
+    for predictor in args.predictors.split(","):
+        for mode in args.modes.split(","):
+            for density in args.densities.split(","):
+                options = ["--mode", mode, "--density", density, "--predictor", predictor, "--period", args.period,
+                           "--set", "corrector.adaptive=false"]
+                settings.append((f"{mode}, {predictor}", options))
+    if args.adaptive:
+        settings.append(("strict, adaptive", ["--mode", "strict"]))
+
+    results = {i: [] for i in range(len(settings))}
+    dense_runs, differing = [], 0
+    for prompt in prompts:
+        dense = run(args.program, args.model, prompt, args.tokens, ["--mode", "dense", *budget])
+        dense_runs.append(dense)
+        for i, (name, options) in enumerate(settings):
+            result = run(args.program, args.model, prompt, args.tokens, [*options, *budget])
+            if name.startswith("strict") and result["tokens"] != dense["tokens"]:
+                differing += 1
+            results[i].append((result, dense))
+
+    print("| mode, predictor | density | accepted_mean | tokens/s | of dense |")
+    print("|---|---|---|---|---|")
+    rate = statistics.median(d["decode_tok_s"] for d in dense_runs)
+    print(f"| dense | | | {rate:.1f} | 1 |")
+    for i, (name, _) in enumerate(settings):
+        pairs = results[i]
+        cycles = sum(r["cycles"] for r, _ in pairs)
+        advanced = sum(r["accepted_mean"] * r["cycles"] for r, _ in pairs)
+        density = statistics.mean(r["density"] for r, _ in pairs)
+        rate = statistics.median(r["decode_tok_s"] for r, _ in pairs)
+        ratio = statistics.median(r["decode_tok_s"] / d["decode_tok_s"] for r, d in pairs if d["decode_tok_s"] > 0)
+        print(f"| {name} | {density:.2f} | {advanced / cycles:.2f} | {rate:.1f} | {ratio:.2f} |")
+    print(f"\nstrict texts that differ from dense: {differing}")
+
+
+if __name__ == "__main__":
+    main()
