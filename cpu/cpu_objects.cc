@@ -37,6 +37,8 @@ ActivationBuffers CutActivations(uint64_t rows, uint64_t cols, bool precise, Cut
   out.scales = cutter.Take<float>(blocks);
   out.code_sums = cutter.Take<int32_t>(blocks);
   out.sums = cutter.Take<float>(blocks);
+  out.outliers = cutter.Take<int32_t>(blocks);
+  out.outlier_rows = cutter.Take<uint8_t>((rows + kTileRows - 1) / kTileRows * (cols / kQuantBlock));
   return out;
 }
 
@@ -47,6 +49,8 @@ FfnValues CutFfnValues(uint64_t rows, uint64_t blocks, Cutter& cutter) {
   out.codes = cutter.Take<int8_t>(rows * blocks * kQuantBlock);
   out.scales = cutter.Take<float>(rows * blocks);
   out.run_terms = cutter.Take<int32_t>(rows * blocks * 8);
+  out.outliers = cutter.Take<int32_t>(rows * blocks);
+  out.outlier_runs = cutter.Take<uint64_t>((rows + kTileRows - 1) / kTileRows * blocks);
   return out;
 }
 

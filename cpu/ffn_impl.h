@@ -55,6 +55,7 @@ inline void CaptureRow(const FfnTask& task, const FfnBlock& block, int32_t t, co
   }
 }
 
+// codes: the block's; those of types with a minimum hold the outlier's.
 inline void StoreRunTerms(const FfnTask& task, const int32_t* codes, float scale, int32_t* terms) {
   const bool minimum = task.down_type == QuantType::kQ4_1;
   for (int run = 0; run * task.run_rows < kBlockRows; ++run) {
@@ -69,7 +70,8 @@ inline void StoreRunTerms(const FfnTask& task, const int32_t* codes, float scale
   }
 }
 
-inline void QuantizeZ(const FfnTask& task, const float* z, int64_t at) {
+// Returns the bit of the outlier's run in FfnValues::outlier_runs for the first row, 0 without an outlier.
+inline uint64_t QuantizeZ(const FfnTask& task, const float* z, int64_t at) {
   const BlockCodes block = QuantizeBlock(Load(z), Load(z + 16));
   StoreLow8(block.low, task.z.codes + at * kBlockRows);
   StoreLow8(block.high, task.z.codes + at * kBlockRows + 16);
@@ -77,7 +79,15 @@ inline void QuantizeZ(const FfnTask& task, const float* z, int64_t at) {
   alignas(64) int32_t codes[kBlockRows];
   StoreBytes(block.low, codes);
   StoreBytes(block.high, codes + 16);
+  if (block.outlier_code != 0 && task.down_type == QuantType::kQ4_1) codes[block.column] = block.outlier_code;
   StoreRunTerms(task, codes, block.scale, task.z.run_terms + at * kRunTerms);
+  if (block.outlier_code == 0) return 0;
+  task.z.outliers[at] = block.outlier_code * 32 + block.column;
+  return uint64_t{1} << (8 * (block.column / task.run_rows));
+}
+
+DOGSTAR_INLINE uint64_t* OutlierRuns(const FfnTask& task, int64_t z_block, int32_t tile) {
+  return task.z.outlier_runs + z_block * ((task.z.rows + kTileRows - 1) / kTileRows) + tile;
 }
 
 inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z_block) {
@@ -86,16 +96,18 @@ inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z
   for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
     const int rows = TileRowCount(task.rows, tile);
     ComputeTileZ(task, block, mask, tile, rows, &tile_z);
+    uint64_t outlier_runs = 0;
     for (int r = 0; r < rows; ++r) {
       const int32_t t = tile * kTileRows + r;
       const float* z = tile_z.z[r];
       if (task.capture != nullptr) CaptureRow(task, block, t, z);
       if (task.int8_down) {
-        QuantizeZ(task, z, z_block * task.rows + t);
+        outlier_runs |= QuantizeZ(task, z, z_block * task.rows + t) << r;
       } else {
         for (int n = 0; n < kBlockRows; ++n) task.z.f32[(z_block * kBlockRows + n) * task.rows + t] = z[n];
       }
     }
+    if (task.int8_down) *OutlierRuns(task, z_block, tile) = outlier_runs;
   }
 }
 
@@ -118,10 +130,11 @@ DOGSTAR_INLINE void AddRun(const uint8_t* codes, int run, const int8_t* x, typen
   }
 }
 
-// partial[r] += the block's runs, in order, for the outputs of one panel. at: of row 0 of the rows in flight.
+// partial[r] += the block's runs, in order, for the outputs of one panel. at: of row 0 of the rows in flight;
+// outlier_runs: their bits, from 0 on.
 template <typename Format, int kRunRows, int kRows>
 DOGSTAR_INLINE void DownBlock(const FfnTask& task, const FfnBlock& block, const uint8_t* codes, int64_t panel,
-                              int64_t at, Vec16f* partial) {
+                              int64_t at, uint64_t outlier_runs, Vec16f* partial) {
   using Dot = typename Format::Dot;
   const int8_t* x = task.z.codes + at * kBlockRows;
 #pragma GCC unroll 8
@@ -132,11 +145,15 @@ DOGSTAR_INLINE void DownBlock(const FfnTask& task, const FfnBlock& block, const 
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) dots[r] = Dot(Format::kMinimum ? 0 : Format::Start(terms[r * kRunTerms]));
     AddRun<Format, kRunRows, kRows>(codes, run, x, dots);
+    Vec16i exact[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) exact[r] = dots[r].Sum();
+    AddOutliers<Format, kRows>(codes, task.z.outliers + at, static_cast<uint32_t>(outlier_runs >> (8 * run)), exact);
     const uint8_t* scales = DownScales(task, block.run_groups[run], panel);
     const Vec16f d = LoadHalf(scales);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      partial[r] = Fma(Splat(task.z.scales[at + r]) * d, ToFloat(dots[r].Sum()), partial[r]);
+      partial[r] = Fma(Splat(task.z.scales[at + r]) * d, ToFloat(exact[r]), partial[r]);
     }
     if constexpr (Format::kMinimum) {
       const Vec16f m = LoadHalf(scales + 2 * int64_t{task.dim});
@@ -268,7 +285,9 @@ void Int8DownPages(const FfnTask& task, const FfnBlock* blocks, int64_t block_co
       for (int64_t i = first_block; i < page_end; ++i) {
         const int64_t offset = int64_t{blocks[i].block_in_page} * 64 * Format::kCodeVectors;
         if (first == 0) PrefetchDown<Format>(codes + offset);
-        DownBlock<Format, kRunRows, kRows>(task, blocks[i], codes + offset, panel, i * task.z.rows + first, partial);
+        const uint64_t outlier_runs = *OutlierRuns(task, i, first / kTileRows) >> (first % kTileRows);
+        DownBlock<Format, kRunRows, kRows>(task, blocks[i], codes + offset, panel, i * task.z.rows + first,
+                                           outlier_runs, partial);
       }
     });
     first_block = page_end;

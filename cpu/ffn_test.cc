@@ -183,7 +183,7 @@ class FfnTest : public ::testing::TestWithParam<FfnCase> {
   }
 
   void CheckPages(int32_t rows, bool precise) {
-    const std::vector<float> x = RandomFloats(2, rows * dim_), before = RandomFloats(3, rows * dim_);
+    const std::vector<float> x = RandomActivations(2, rows * dim_), before = RandomFloats(3, rows * dim_);
     const std::vector<FfnPageRef> pages = layer_.pages();
     const std::vector<float> expected = Reference(pages, x, rows, before, precise);
     for (const CpuOptions& options : AllOptions(precise)) {
@@ -204,7 +204,7 @@ TEST_P(FfnTest, PrecisePagesEqualReference) {
 }
 
 TEST_P(FfnTest, CutIntoCallsEqualsOneCall) {
-  const std::vector<float> x = RandomFloats(4, 2 * dim_), before = RandomFloats(5, 2 * dim_);
+  const std::vector<float> x = RandomActivations(4, 2 * dim_), before = RandomFloats(5, 2 * dim_);
   const std::vector<FfnPageRef> pages = layer_.pages();
   const std::vector<float> expected = Reference(pages, x, 2, before, false);
   for (const CpuOptions& options : AllOptions(false)) {
@@ -231,7 +231,7 @@ TEST_P(FfnTest, MaskedRowsContributeNothingAndAreNotCaptured) {
   }
   for (size_t p = 0; p < pages.size(); ++p) pages[p].row_mask = masks[p].data();
   const int32_t stride = layer_.layout().page_count() * layer_.layout().page_rows;
-  const std::vector<float> x = RandomFloats(7, 2 * dim_), before = RandomFloats(8, 2 * dim_);
+  const std::vector<float> x = RandomActivations(7, 2 * dim_), before = RandomFloats(8, 2 * dim_);
   for (const bool precise : {false, true}) {
     const std::vector<float> expected = Reference(pages, x, 2, before, precise);
     std::vector<float> expected_z(2 * stride, -1);
@@ -255,7 +255,7 @@ TEST_P(FfnTest, MaskedRowsContributeNothingAndAreNotCaptured) {
 
 TEST_P(FfnTest, ARowDoesNotDependOnTheOthers) {
   constexpr int32_t kRows = 19;
-  const std::vector<float> x = RandomFloats(9, kRows * dim_), before(kRows * dim_);
+  const std::vector<float> x = RandomActivations(9, kRows * dim_), before(kRows * dim_);
   const std::vector<FfnPageRef> pages = layer_.pages();
   auto backend = MakeBackend({.threads = 2});
   const auto add = [&](FfnJob* job) { backend->FfnAccumulatePages(pages, job); };
@@ -274,7 +274,7 @@ TEST_P(FfnTest, OverlayEqualsReference) {
   const int32_t stride = layer_.layout().page_count() * layer_.layout().page_rows;
   const uint64_t mask = 0x7'feedfdff;
   for (const int32_t rows : {1, 9}) {
-    const std::vector<float> x = RandomFloats(10, rows * dim_), before = RandomFloats(11, rows * dim_);
+    const std::vector<float> x = RandomActivations(10, rows * dim_), before = RandomFloats(11, rows * dim_);
     for (const bool precise : {false, true}) {
       FfnOverlayRef ref = overlay.ref();
       ref.row_mask = &mask;
@@ -306,7 +306,7 @@ TEST_P(FfnTest, OverlayOfAPagesRowsIsCloseToThePage) {
   std::vector<uint64_t> first_rows((layer_.layout().page_rows + 63) / 64);
   first_rows[0] = 0xffffffff;
   page.row_mask = first_rows.data();
-  const std::vector<float> x = RandomFloats(12, dim_), before(dim_);
+  const std::vector<float> x = RandomActivations(12, dim_), before(dim_);
   for (const bool precise : {false, true}) {
     auto backend = MakeBackend({.threads = 2, .precise = precise});
     const std::vector<float> from_page = RunFfn(*backend, layer_.params(), x, 1, before, [&](FfnJob* job) {
@@ -335,6 +335,10 @@ INSTANTIATE_TEST_SUITE_P(
         FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 64, 160, 64, 16},
         FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 160, 96, 32, 4},
         FfnCase{QuantType::kQ8_0, QuantType::kQ4_0, QuantType::kQ8_0, 64, 64, 32, 32},
+        FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 32, 96, 64, 16},
+        FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 32, 64, 32, 32},
+        FfnCase{QuantType::kQ4_1, QuantType::kQ4_1, QuantType::kQ4_1, 32, 96, 64, 16},
+        FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 32, 96, 64, 8},
         FfnCase{QuantType::kF16, QuantType::kF16, QuantType::kF16, 64, 150, 64, 8},
         FfnCase{QuantType::kBF16, QuantType::kF32, QuantType::kBF16, 64, 70, 32, 4, FfnActivation::kGeluTanh},
         FfnCase{QuantType::kF32, QuantType::kF32, QuantType::kF32, 32, 64, 32, 16},
@@ -351,7 +355,7 @@ TEST(FfnBatchTest, BatchesOfPagesEqualOneRowAtATime) {
   const FfnCase shape{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 32, 5120, 64, 8};
   const TestLayer layer(shape, 20);
   constexpr int32_t kRows = 1024;
-  const std::vector<float> x = RandomFloats(21, kRows * shape.dim), before(kRows * shape.dim);
+  const std::vector<float> x = RandomActivations(21, kRows * shape.dim), before(kRows * shape.dim);
   const std::vector<FfnPageRef> pages = layer.pages();
   auto backend = MakeBackend({.threads = 2});
   const auto add = [&](FfnJob* job) { backend->FfnAccumulatePages(pages, job); };

@@ -18,13 +18,15 @@ namespace dogstar {
 inline constexpr int kTileRows = 8;
 
 // Rows of a tile. Of row r: codes of block b at codes + (b * stride + r) * 32, one value per (b, r) in the other
-// arrays at b * stride + r, f32 value of column k at f32[k * stride + r].
+// arrays at b * stride + r, f32 value of column k at f32[k * stride + r]. The int8 code of an outlier is 0.
 struct TileView {
   const float* f32 = nullptr;
   const int8_t* codes = nullptr;
-  const float* scales = nullptr;       // d
-  const int32_t* code_sums = nullptr;  // -8 * (sum of the block's codes), what Q4_0's offset adds
-  const float* sums = nullptr;         // d * float(sum of the block's codes)
+  const float* scales = nullptr;          // d
+  const int32_t* code_sums = nullptr;     // -8 * (sum of the block's int8 codes), what Q4_0's offset adds
+  const float* sums = nullptr;            // d * float(sum of the block's codes, the outlier's included)
+  const int32_t* outliers = nullptr;      // 32 * (the outlier's code) + its column; undefined without an outlier
+  const uint8_t* outlier_rows = nullptr;  // of block b at b: bit r: row r has an outlier
   int32_t stride = 0;
 };
 
@@ -35,6 +37,8 @@ struct ActivationBuffers {
   float* scales = nullptr;
   int32_t* code_sums = nullptr;
   float* sums = nullptr;
+  int32_t* outliers = nullptr;
+  uint8_t* outlier_rows = nullptr;  // of block b of a tile at tile * (cols / 32) + b
 };
 
 // How weights are read: the same storage decoded for int8 products or, in precise mode, to float.
@@ -67,9 +71,13 @@ struct FfnValues {
   float* f32 = nullptr;
   int8_t* codes = nullptr;
   float* scales = nullptr;
-  // Per run of run_rows rows. Types without a minimum: int32, -8 * (sum of the run's codes). With one: float,
-  // d * float(sum of the run's codes).
+  // Per run of run_rows rows. Types without a minimum: int32, -8 * (sum of the run's int8 codes). With one: float,
+  // d * float(sum of the run's codes, the outlier's included).
   int32_t* run_terms = nullptr;
+  int32_t* outliers = nullptr;  // at b * rows + t, as in TileView
+  // Of block b and the 8 rows from 8 * i on, a word at b * (rows / 8, rounded up) + i: bit 8 * run + t % 8: the outlier
+  // of row t lies in that run.
+  uint64_t* outlier_runs = nullptr;
 };
 
 // 32 packed rows of a page or overlay with at least one row in use.

@@ -23,7 +23,8 @@ struct Q4_0Format {
   static constexpr bool kMinimum = false;
   static constexpr bool kNibbles = true;
   static DOGSTAR_INLINE int32_t Start(int32_t minus_8_sum) { return minus_8_sum; }
-  static DOGSTAR_INLINE Vec16f CodeValue(Vec16i code) { return ToFloat(code + SplatInt(-8)); }
+  static DOGSTAR_INLINE Vec16i CodeInt(Vec16i code) { return code + SplatInt(-8); }
+  static DOGSTAR_INLINE Vec16f CodeValue(Vec16i code) { return ToFloat(CodeInt(code)); }
 };
 struct Q4_1Format {
   using Dot = NibbleDot;
@@ -32,6 +33,7 @@ struct Q4_1Format {
   static constexpr bool kMinimum = true;
   static constexpr bool kNibbles = true;
   static DOGSTAR_INLINE int32_t Start(int32_t) { return 0; }
+  static DOGSTAR_INLINE Vec16i CodeInt(Vec16i code) { return code; }
   static DOGSTAR_INLINE Vec16f CodeValue(Vec16i code) { return ToFloat(code); }
 };
 struct Q8_0Format {
@@ -41,6 +43,7 @@ struct Q8_0Format {
   static constexpr bool kMinimum = false;
   static constexpr bool kNibbles = false;
   static DOGSTAR_INLINE int32_t Start(int32_t minus_8_sum) { return minus_8_sum * 16; }
+  static DOGSTAR_INLINE Vec16i CodeInt(Vec16i code) { return code; }
   static DOGSTAR_INLINE Vec16f CodeValue(Vec16i code) { return ToFloat(code); }
 };
 
@@ -63,6 +66,32 @@ DOGSTAR_INLINE void AddCodeVector(const uint8_t* codes, int v, const int8_t* x, 
   }
 }
 
+// The outlier's part of a block's exact sums; outlier: as in TileView.
+template <typename Format>
+DOGSTAR_INLINE Vec16i OutlierProducts(const uint8_t* codes, int32_t outlier) {
+  const int column = outlier & 31;
+  const Vec16i x_code = SplatInt(outlier >> 5);
+  const int byte = 8 * (column % 4);
+  if constexpr (Format::kNibbles) {
+    const Vec16i raw = LoadBytes(codes + 64 * (column / 8));
+    return Format::CodeInt(ShiftRightBy(raw, byte + (column & 4)) & SplatInt(15)) * x_code;
+  } else {
+    const Vec16i raw = LoadBytes(codes + 64 * (column / 4));
+    return ShiftRightSigned<24>(ShiftLeftBy(raw, 24 - byte)) * x_code;
+  }
+}
+
+// Adds them for the rows whose bit is set in `rows`. The same branches are taken for every panel, so they are
+// predicted well.
+template <typename Format, int kRows>
+DOGSTAR_INLINE void AddOutliers(const uint8_t* codes, const int32_t* outliers, uint32_t rows, Vec16i* exact) {
+  if ((rows & ((1u << kRows) - 1)) == 0) return;
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    if ((rows >> r & 1) != 0) exact[r] = exact[r] + OutlierProducts<Format>(codes, outliers[r]);
+  }
+}
+
 template <typename Format, int kRows>
 DOGSTAR_INLINE void Int8Block(const uint8_t* codes, const uint8_t* scales, const TileView& x, int64_t block, int first,
                               Vec16f* sums) {
@@ -73,9 +102,13 @@ DOGSTAR_INLINE void Int8Block(const uint8_t* codes, const uint8_t* scales, const
   for (int r = 0; r < kRows; ++r) dots[r] = typename Format::Dot(Format::Start(x.code_sums[at + r]));
 #pragma GCC unroll 8
   for (int v = 0; v < Format::kCodeVectors; ++v) AddCodeVector<Format, kRows>(codes, v, xc, dots);
+  Vec16i exact[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) exact[r] = dots[r].Sum();
+  AddOutliers<Format, kRows>(codes, x.outliers + at, x.outlier_rows[block] >> first, exact);
   const Vec16f d = LoadHalf(scales);
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) sums[r] = Fma(d * Splat(x.scales[at + r]), ToFloat(dots[r].Sum()), sums[r]);
+  for (int r = 0; r < kRows; ++r) sums[r] = Fma(d * Splat(x.scales[at + r]), ToFloat(exact[r]), sums[r]);
   if constexpr (Format::kMinimum) {
     const Vec16f m = LoadHalf(scales + 32);
 #pragma GCC unroll 8
@@ -263,6 +296,8 @@ DOGSTAR_INLINE TileView ViewOf(const ActivationBuffers& x, int32_t x_rows, int32
   view.scales = x.scales + blocks;
   view.code_sums = x.code_sums + blocks;
   view.sums = x.sums + blocks;
+  view.outliers = x.outliers + blocks;
+  view.outlier_rows = x.outlier_rows + int64_t{tile} * (cols / 32);
   return view;
 }
 

@@ -1,6 +1,7 @@
 // Random tensors and matrices for the tests of the CPU backend, and the configurations each test runs in.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -53,6 +54,33 @@ inline std::vector<float> RandomFloats(uint64_t seed, int64_t count, float scale
     double sum = -3;
     for (int i = 0; i < 6; ++i) sum += random.Uniform();
     value = static_cast<float>(sum) * scale;
+  }
+  return values;
+}
+
+// Activation rows whose blocks of 32 take turns through the cases of int8 activations: plain; one value 3, 40, 600 or
+// 5000 times larger (the last beyond what is kept apart); the largest value alone or shared; all zero.
+inline std::vector<float> RandomActivations(uint64_t seed, int64_t count) {
+  std::vector<float> values = RandomFloats(seed, count);
+  SplitMix64 random(seed + 1000);
+  for (int64_t b = 0; b + kQuantBlock <= count; b += kQuantBlock) {
+    float* block = values.data() + b;
+    float& chosen = block[random.Next() % kQuantBlock];
+    const uint64_t turn = random.Next() % 12;
+    float most = 0;
+    for (int i = 0; i < kQuantBlock; ++i) most = std::max(most, std::fabs(block[i]));
+    if (turn < 4)
+      chosen = (random.Next() % 2 == 0 ? 1.0f : -1.0f) * most * std::array{3.0f, 40.0f, 600.0f, 5000.0f}[turn];
+    if (turn == 4) std::fill_n(block, kQuantBlock, 0.0f);
+    if (turn == 5) {
+      std::fill_n(block, kQuantBlock, 0.0f);
+      chosen = 1.5f;
+    }
+    if (turn == 6) block[random.Next() % kQuantBlock] = block[random.Next() % kQuantBlock] = -7.0f;
+    if (turn == 7) {  // exactly twice the next
+      for (int i = 0; i < kQuantBlock; ++i) block[i] = block[i] < 0 ? -1.0f : 1.0f;
+      chosen = 2.0f;
+    }
   }
   return values;
 }

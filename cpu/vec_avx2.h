@@ -95,6 +95,17 @@ constexpr int kRowsInFlight = 4;  // of 16 registers 8 hold integer sums; the fl
 [[gnu::always_inline]] inline Vec16i operator|(Vec16i a, Vec16i b) {
   return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};
 }
+[[gnu::always_inline]] inline Vec16i operator*(Vec16i a, Vec16i b) {
+  return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
+}
+[[gnu::always_inline]] inline Vec16i ShiftRightBy(Vec16i a, int bits) {
+  const __m128i count = _mm_cvtsi32_si128(bits);
+  return {_mm256_srl_epi32(a.lo, count), _mm256_srl_epi32(a.hi, count)};
+}
+[[gnu::always_inline]] inline Vec16i ShiftLeftBy(Vec16i a, int bits) {
+  const __m128i count = _mm_cvtsi32_si128(bits);
+  return {_mm256_sll_epi32(a.lo, count), _mm256_sll_epi32(a.hi, count)};
+}
 template <int kBits>
 [[gnu::always_inline]] inline Vec16i ShiftRight(Vec16i a) {
   return {_mm256_srli_epi32(a.lo, kBits), _mm256_srli_epi32(a.hi, kBits)};

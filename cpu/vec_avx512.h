@@ -64,6 +64,13 @@ constexpr int kRowsInFlight = 8;  // activation rows per pass: 8 float + 8 integ
 [[gnu::always_inline]] inline Vec16i operator+(Vec16i a, Vec16i b) { return {_mm512_add_epi32(a.v, b.v)}; }
 [[gnu::always_inline]] inline Vec16i operator&(Vec16i a, Vec16i b) { return {_mm512_and_si512(a.v, b.v)}; }
 [[gnu::always_inline]] inline Vec16i operator|(Vec16i a, Vec16i b) { return {_mm512_or_si512(a.v, b.v)}; }
+[[gnu::always_inline]] inline Vec16i operator*(Vec16i a, Vec16i b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+[[gnu::always_inline]] inline Vec16i ShiftRightBy(Vec16i a, int bits) {
+  return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(bits))};
+}
+[[gnu::always_inline]] inline Vec16i ShiftLeftBy(Vec16i a, int bits) {
+  return {_mm512_sll_epi32(a.v, _mm_cvtsi32_si128(bits))};
+}
 template <int kBits>
 [[gnu::always_inline]] inline Vec16i ShiftRight(Vec16i a) {
   return {_mm512_srli_epi32(a.v, kBits)};

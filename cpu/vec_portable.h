@@ -112,6 +112,16 @@ inline Vec16i operator&(Vec16i a, Vec16i b) {
 inline Vec16i operator|(Vec16i a, Vec16i b) {
   return MakeInt([&](int i) { return a.v[i] | b.v[i]; });
 }
+inline Vec16i operator*(Vec16i a, Vec16i b) {
+  return MakeInt(
+      [&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) * static_cast<uint32_t>(b.v[i])); });
+}
+inline Vec16i ShiftRightBy(Vec16i a, int bits) {
+  return MakeInt([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> bits); });
+}
+inline Vec16i ShiftLeftBy(Vec16i a, int bits) {
+  return MakeInt([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << bits); });
+}
 template <int kBits>
 inline Vec16i ShiftRight(Vec16i a) {
   return MakeInt([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> kBits); });

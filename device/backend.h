@@ -8,14 +8,19 @@
 // Determinism: the result for one activation row does not depend on how many rows share the call, on the number of
 // threads, on how work is cut into calls, or on the instruction set. Each operation states its order of summation:
 //   product of a weight row and an activation row, quantized weights (int8 activations):
-//     acc = 0; for each block b of 32 columns in order: s = exact integer sum of code * x_code over the block;
+//     acc = 0; for each block b of 32 columns in order: s = exact integer sum of code * x_code over the block, an
+//     outlier's code included as in every sum of x codes (|s| < 2^27);
 //     acc = fma(d_b * xd_b, float(s), acc), for Q4_0 with codes taken as code - 8;
 //     Q4_1 adds, right after, acc = fma(m_b, xs_b, acc), xs_b = xd_b * float(sum of x codes of the block)
 //   float weights, and every type in precise mode (weights decoded to f32, activations f32):
 //     acc = 0; for each column k in order: acc = fma(w_k, x_k, acc)
 //   down part of an FFN page: see FfnAccumulatePages.
-// int8 activations: per block of 32, d = max|x| / 127, code = nearest-even(x * (127 / max|x|)), all zero when max is 0
-// or 127 / max is not finite. The other operations' formulas are spelled out in device/functions.h.
+// int8 activations: per block of 32, m1 = the largest |x|, m2 = the second largest (of the other 31; equal to m1 where
+// two share it). One value far above the others would leave them few steps, so it is kept apart: where m1 > 2 * m2,
+// m2 > 0, m1 <= 4000 * m2 and 127 / m2 is finite, d = m2 / 127, code = nearest-even(x * (127 / m2)), which fits int8
+// but for the value m1, the block's outlier, whose code (of up to 508000) is an int32 at its column. Elsewhere there is
+// no outlier: d = m1 / 127, code = nearest-even(x * (127 / m1)), all zero when m1 is 0 or 127 / m1 is not finite.
+// The other operations' formulas are spelled out in device/functions.h.
 //
 // Threads: one thread calls a backend. Memory: nothing is allocated after the New... calls.
 #pragma once
@@ -249,7 +254,8 @@ class Backend {
   // Begin: y = 0. x: the normed input, [rows, dim].
   virtual void FfnBegin(const FfnParams& params, const Activations& x, int32_t rows, FfnJob* job) = 0;
   // For each page in order: z = activation(gate x) * up x for its rows (masked rows: 0); z quantized to int8 in
-  // blocks of 32 packed rows of the page; partial = 0; for each run of the page in order:
+  // blocks of 32 packed rows of the page (an outlier belongs to the run of its row); partial = 0; for each run of the
+  // page in order:
   // partial = fma(zd * d_group, float(s), partial) [Q4_1: then partial = fma(m_group, zs_run, partial), zs_run = zd *
   // float(sum of the run's z codes)]; y += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
   // Precise: as float down, on decoded weights.

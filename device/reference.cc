@@ -161,17 +161,27 @@ float DownOverlay(const FfnParams& params, const FfnOverlayRef& overlay, std::sp
   return partial;
 }
 
+// What the largest of the block's int8 codes stands for.
+float LargestInt8(std::span<const float> block) {
+  float m1 = 0, m2 = 0;
+  for (const float value : block) {
+    m2 = std::max(m2, std::min(m1, std::fabs(value)));
+    m1 = std::max(m1, std::fabs(value));
+  }
+  const bool outlier = m1 > 2.0f * m2 && m2 > 0 && m1 <= 4000.0f * m2 && std::isfinite(127.0f / m2);
+  return outlier ? m2 : m1;
+}
+
 }  // namespace
 
 Int8Row QuantizeActivations(std::span<const float> x) {
   Int8Row row;
   for (size_t b = 0; b < x.size() / kBlock; ++b) {
     const std::span<const float> block = x.subspan(b * kBlock, kBlock);
-    float most = 0;
-    for (const float value : block) most = std::max(most, std::fabs(value));
+    const float most = LargestInt8(block);
     const float inverse = 127.0f / most;
     for (const float value : block) {
-      row.codes.push_back(std::isfinite(inverse) ? static_cast<int8_t>(std::nearbyint(value * inverse)) : int8_t{0});
+      row.codes.push_back(std::isfinite(inverse) ? static_cast<int32_t>(std::nearbyint(value * inverse)) : 0);
     }
     row.scales.push_back(most / 127.0f);
   }

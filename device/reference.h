@@ -11,9 +11,9 @@
 
 namespace dogstar::reference {
 
-// One activation row as int8 codes in blocks of 32.
+// One activation row as int8 codes in blocks of 32; an outlier's code, larger than an int8, stands at its column.
 struct Int8Row {
-  std::vector<int8_t> codes;
+  std::vector<int32_t> codes;
   std::vector<float> scales;  // d of each block
 };
 Int8Row QuantizeActivations(std::span<const float> x);

@@ -36,7 +36,37 @@ TEST(ReferenceTest, ActivationsAreRoundedToNearestEven) {
 
 TEST(ReferenceTest, TinyActivationsHaveNoCodes) {
   const reference::Int8Row row = reference::QuantizeActivations(std::vector<float>(32, 1e-40f));
-  EXPECT_EQ(row.codes, std::vector<int8_t>(32, 0));
+  EXPECT_EQ(row.codes, std::vector<int32_t>(32, 0));
+}
+
+// Blocks of one value m1, one -m2 and zeros.
+TEST(ReferenceTest, ALargeActivationIsKeptApart) {
+  struct Case {
+    float m1, m2;
+    int32_t code1, code2;
+    float scale;
+  };
+  const Case cases[] = {
+      {4, 2, 127, -64, 4 / 127.0f},                 // 63.5: even; not more than twice
+      {-5, 2, -318, -127, 2 / 127.0f},              // 317.5: even
+      {8000, 2, 508000, -127, 2 / 127.0f},          // the largest ratio
+      {8002, 2, 127, 0, 8002 / 127.0f},             // beyond it
+      {3, 3, 127, -127, 3 / 127.0f},                // equal
+      {7, 0, 127, 0, 7 / 127.0f},                   // alone
+      {9e-37f, 3e-37f, 127, -42, 9e-37f / 127.0f},  // 127 / m2 is not finite, 127 / m1 is
+      {1e38f, 2e37f, 635, -127, 2e37f / 127.0f},    // twice and 4000 times m2 are beyond the floats
+  };
+  for (const Case& c : cases) {
+    std::vector<float> x(32);
+    x[9] = c.m1;
+    x[20] = -c.m2;
+    std::vector<int32_t> codes(32);
+    codes[9] = c.code1;
+    codes[20] = c.code2;
+    const reference::Int8Row row = reference::QuantizeActivations(x);
+    EXPECT_EQ(row.codes, codes) << c.m1 << " " << c.m2;
+    EXPECT_EQ(row.scales[0], c.scale) << c.m1 << " " << c.m2;
+  }
 }
 
 TEST(ReferenceTest, ExpIsTheExponential) {
