@@ -3,6 +3,7 @@
 // `--only TEXT`: measurements whose name has it.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <memory>
@@ -27,7 +28,8 @@ struct Options {
   bool small = false;
   int threads = static_cast<int>(std::thread::hardware_concurrency());
   CpuIsa isa = CpuIsa::kAuto;
-  std::string only;  // measurements whose name contains this
+  double outliers = 0.2;  // share of the activations' blocks of 32 with a value far above the others
+  std::string only;       // measurements whose name contains this
 };
 
 double Seconds(clockid_t clock) {
@@ -154,6 +156,10 @@ class Bench {
     SplitMix64 random(2);
     std::vector<float> values(int64_t{rows} * cols);
     for (float& value : values) value = static_cast<float>(random.Uniform() - 0.5);
+    // As many as models' activations have.
+    for (size_t b = 0; b + kQuantBlock <= values.size(); b += kQuantBlock) {
+      if (random.Uniform() < options_.outliers) values[b + random.Next() % kQuantBlock] = 2;
+    }
     std::unique_ptr<Tensor> tensor = *backend_->NewTensor(rows, cols);
     backend_->Upload(values, 0, tensor.get());
     return tensor;
@@ -308,6 +314,8 @@ bool Parse(int argc, char** argv, Options* options) {
       options->small = true;
     } else if (arg == "--threads" && !value.empty()) {
       options->threads = std::max(1, std::atoi(argv[++i]));
+    } else if (arg == "--outliers" && !value.empty()) {
+      options->outliers = std::atof(argv[++i]);
     } else if (arg == "--only" && !value.empty()) {
       options->only = argv[++i];
     } else if (arg == "--isa" && (value == "portable" || value == "avx2" || value == "avx512")) {
@@ -326,7 +334,9 @@ bool Parse(int argc, char** argv, Options* options) {
 int main(int argc, char** argv) {
   dogstar::Options options;
   if (!dogstar::Parse(argc, argv, &options)) {
-    std::fputs("usage: kernel_bench [--small] [--threads N] [--isa portable|avx2|avx512] [--only TEXT]\n", stderr);
+    std::fputs(
+        "usage: kernel_bench [--small] [--threads N] [--isa portable|avx2|avx512] [--outliers SHARE] [--only TEXT]\n",
+        stderr);
     return 2;
   }
   dogstar::Bench(options).Run();
