@@ -47,8 +47,8 @@ struct FfnPageLayout {
                                             int64_t ffn_rows, int64_t page_rows, int64_t run_rows);
 
   int32_t page_count() const { return (ffn_rows + page_rows - 1) / page_rows; }
-  bool has_down_table() const;      // quantized down
-  bool has_down_minimum() const;    // Q4_1
+  bool has_down_table() const;        // quantized down
+  bool has_down_minimum() const;      // Q4_1
   uint64_t down_group_bytes() const;  // one group's row of the table; 0 without a table
   int32_t group_count() const { return (ffn_rows + kQuantBlockRows - 1) / kQuantBlockRows; }
   static constexpr int32_t kQuantBlockRows = 32;

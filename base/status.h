@@ -34,12 +34,12 @@ absl::Status Annotate(const absl::Status& status, std::string_view context);
 #define DCHECK(condition) CHECK(condition)
 #endif
 
-#define RETURN_IF_ERROR(expression)                          \
-  do {                                                       \
-    absl::Status dogstar_status = (expression);              \
-    if (!dogstar_status.ok()) [[unlikely]] {                 \
-      return dogstar_status;                                 \
-    }                                                        \
+#define RETURN_IF_ERROR(expression)             \
+  do {                                          \
+    absl::Status dogstar_status = (expression); \
+    if (!dogstar_status.ok()) [[unlikely]] {    \
+      return dogstar_status;                    \
+    }                                           \
   } while (false)
 
 #define ASSIGN_OR_RETURN(target, expression) \

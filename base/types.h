@@ -16,9 +16,7 @@ enum class SequenceId : int32_t {};
 enum class KvSlot : int32_t {};  // place of one token's keys and values in the KV cache; differs from its position
 
 template <typename Enum>
-  requires std::is_enum_v<Enum>
-constexpr std::underlying_type_t<Enum> ToInt(Enum value) {
-  return static_cast<std::underlying_type_t<Enum>>(value);
-}
+requires std::is_enum_v<Enum>
+constexpr std::underlying_type_t<Enum> ToInt(Enum value) { return static_cast<std::underlying_type_t<Enum>>(value); }
 
 }  // namespace dogstar

@@ -2,6 +2,7 @@
 // products. `--small` is the setting of ctest; `--threads N` (default: all), `--isa portable|avx2|avx512`,
 // `--only TEXT`: measurements whose name has it.
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -306,6 +307,12 @@ class Bench {
   double peak_per_ns_ = 0;
 };
 
+template <typename Number>
+bool ParseNumber(std::string_view text, Number* number) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *number);
+  return error == std::errc{} && end == text.data() + text.size();
+}
+
 bool Parse(int argc, char** argv, Options* options) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view arg = argv[i];
@@ -313,9 +320,9 @@ bool Parse(int argc, char** argv, Options* options) {
     if (arg == "--small") {
       options->small = true;
     } else if (arg == "--threads" && !value.empty()) {
-      options->threads = std::max(1, std::atoi(argv[++i]));
+      if (!ParseNumber(argv[++i], &options->threads) || options->threads < 1) return false;
     } else if (arg == "--outliers" && !value.empty()) {
-      options->outliers = std::atof(argv[++i]);
+      if (!ParseNumber(argv[++i], &options->outliers)) return false;
     } else if (arg == "--only" && !value.empty()) {
       options->only = argv[++i];
     } else if (arg == "--isa" && (value == "portable" || value == "avx2" || value == "avx512")) {

@@ -22,16 +22,27 @@ namespace dogstar {
 
 // The numbers are GGUF's: do not renumber.
 enum class GgufValueType : uint32_t {
-  kUint8 = 0, kInt8 = 1, kUint16 = 2, kInt16 = 3, kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7,
-  kString = 8, kArray = 9, kUint64 = 10, kInt64 = 11, kFloat64 = 12,
+  kUint8 = 0,
+  kInt8 = 1,
+  kUint16 = 2,
+  kInt16 = 3,
+  kUint32 = 4,
+  kInt32 = 5,
+  kFloat32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kUint64 = 10,
+  kInt64 = 11,
+  kFloat64 = 12,
 };
 
 // Array elements as stored: fixed-size ones little-endian and back to back; strings with their lengths.
 struct GgufArray {
   GgufValueType element_type = GgufValueType::kUint8;
   uint64_t count = 0;
-  std::vector<std::byte> fixed;        // element_type other than kString
-  std::vector<std::string> strings;    // kString
+  std::vector<std::byte> fixed;      // element_type other than kString
+  std::vector<std::string> strings;  // kString
 };
 
 struct GgufField {
@@ -42,12 +53,12 @@ struct GgufField {
 
 struct GgufTensor {
   std::string name;
-  uint32_t gguf_type = 0;           // a number FindQuantTraits knows
-  std::vector<uint64_t> shape;      // GGUF's order: shape[0] is the row length (cols); 1 to 4 dimensions
-  uint64_t offset = 0;              // from the start of the file
+  uint32_t gguf_type = 0;       // a number FindQuantTraits knows
+  std::vector<uint64_t> shape;  // GGUF's order: shape[0] is the row length (cols); 1 to 4 dimensions
+  uint64_t offset = 0;          // from the start of the file
   uint64_t bytes = 0;
   uint64_t cols() const { return shape[0]; }
-  uint64_t rows() const;            // product of the other dimensions
+  uint64_t rows() const;  // product of the other dimensions
 };
 
 // The header of a GGUF file: metadata and tensor table. Holds no tensor data.

@@ -25,8 +25,8 @@ struct ModelConfig {
   int32_t vocab_size = 0;
   int32_t context_length = 0;  // as trained
   float rms_epsilon = 0;
-  bool rope_halves = false;               // pairing NeoX instead of adjacent
-  std::vector<float> rope_frequencies;    // [rotary_dims / 2], scaling included
+  bool rope_halves = false;             // pairing NeoX instead of adjacent
+  std::vector<float> rope_frequencies;  // [rotary_dims / 2], scaling included
   FfnActivation activation = FfnActivation::kSilu;
   bool tied_head = false;  // logits use token_embd.weight
 
