@@ -33,9 +33,9 @@ bool PeriodController::DraftAnother() const {
   if (drafted_ == 0) {
     if (since_draft_ >= kRetryCycles) return true;
     if (cycles_ % kRefreshCycles == kRefreshCycles - 1) return false;
-    if (token_seconds_.known && token_seconds_.value > full_seconds_.value) return false;
+    if (TokenSeconds() > full_seconds_.value) return false;
   }
-  const double saved = token_seconds_.known ? std::min(token_seconds_.value, full_seconds_.value) : full_seconds_.value;
+  const double saved = cycle_tokens_.known ? std::min(TokenSeconds(), full_seconds_.value) : full_seconds_.value;
   const double rate = acceptance_.known ? acceptance_.value : 0.6;  // guess: a calibrated half of the rows
   return survival_ * rate * saved > draft_seconds_.value + std::max(0.0, row_seconds_.value);
 }
@@ -58,7 +58,8 @@ void PeriodController::RecordVerify(int32_t rows, int32_t accepted, double secon
   since_draft_ = 0;
   if (!full_seconds_.known) full_seconds_.Add(seconds);
   row_seconds_.Add(std::max(0.0, (seconds - full_seconds_.value) / (rows - 1)));
-  token_seconds_.Add((seconds + cycle_draft_seconds_) / (accepted + 1));
+  cycle_seconds_.Add(seconds + cycle_draft_seconds_);
+  cycle_tokens_.Add(accepted + 1);
   for (int32_t i = 0; i < std::min(drafted_, accepted + 1); ++i) {
     const bool stood = i < accepted;
     const size_t bin = static_cast<size_t>(BinOf(confidences_[static_cast<size_t>(i)]));

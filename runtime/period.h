@@ -40,7 +40,7 @@ class PeriodController {
  private:
   static constexpr int kBins = 10;
   // Weight of a new value in running means: the last dozen or so count.
-  static constexpr double kNew = 0.15;
+  static constexpr double kNew = 0.08;
   // Cycles without drafts before one is tried: at worst one draft step in 16 full passes is lost.
   static constexpr int kRetryCycles = 16;
   // Every so many cycles one plain full pass, to know what drafts must beat: 1% of the time at a gain of 1.6.
@@ -52,6 +52,8 @@ class PeriodController {
     bool known = false;
     void Add(double sample);
   };
+  // What a token of drafting cycles costs; 0 before the first.
+  double TokenSeconds() const { return cycle_tokens_.known ? cycle_seconds_.value / cycle_tokens_.value : 0; }
   double AcceptanceOf(float confidence) const;
   static int BinOf(float confidence);
 
@@ -60,7 +62,9 @@ class PeriodController {
   double survival_ = 1;  // probability that all drafts so far stand
   double cycle_draft_seconds_ = 0;
   std::array<float, 1024> confidences_{};
-  Mean draft_seconds_, full_seconds_, row_seconds_, token_seconds_;
+  // Of cycles that drafted, seconds and tokens apart: the mean of their ratios would overrate cycles that lost.
+  Mean cycle_seconds_, cycle_tokens_;
+  Mean draft_seconds_, full_seconds_, row_seconds_;
   Mean acceptance_;  // of the next draft, given that those before it stood
   std::array<double, kBins> bin_accepted_{};
   std::array<double, kBins> bin_judged_{};
