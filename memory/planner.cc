@@ -7,6 +7,7 @@
 #include "device/backend.h"
 #include "fmt/format.h"
 #include "memory/pager.h"
+#include "model/packed_format.h"
 
 namespace dogstar {
 namespace {
@@ -229,6 +230,10 @@ uint64_t LongestChunk(const ModelFile& model, uint64_t range_bytes) {
       for (const MatrixSource* m : {&layer.query, &layer.key, &layer.value, &layer.output}) chunk(*m);
     }
     chunk(model.head());
+    for (size_t i = 0; i < model.packed()->layers().size(); ++i) {
+      if (model.packed()->layers()[i].down_scales_bytes > 0)
+        chunk(DownScaleTable(*model.packed(), static_cast<int32_t>(i)));
+    }
   }
   return longest;
 }
@@ -237,6 +242,18 @@ uint64_t LongestChunk(const ModelFile& model, uint64_t range_bytes) {
 
 uint64_t ResidentMatrixBytes(const MatrixSource& matrix, int32_t rows) {
   return PanelMatrixBytes(matrix.type, rows, matrix.cols);
+}
+
+MatrixSource DownScaleTable(const PackedFile& packed, int32_t index) {
+  const PackedLayer& layer = packed.layers()[static_cast<size_t>(index)];
+  MatrixSource table;
+  table.tensor = packed::LayerTensor(static_cast<size_t>(index), packed::kDownScalesPart);
+  table.type = QuantType::kF16;
+  table.cols = layer.layout.dim;
+  table.rows = static_cast<int32_t>(layer.down_scales_bytes / table.row_bytes());
+  table.offset = layer.down_scales_offset;
+  table.checksums = packed.FindChecksums(table.tensor);
+  return table;
 }
 
 uint64_t OverlayBytes(const FfnPageLayout& layout, int32_t rows) {

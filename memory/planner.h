@@ -69,6 +69,8 @@ struct Placement {
 // ResourceExhausted names the smallest budget that works.
 absl::StatusOr<Placement> PlanPlacement(const ModelFile& model, const PlanRequest& request);
 
+// A layer's down-scale table as a matrix, [planes * groups, dim] half, with its checksums.
+MatrixSource DownScaleTable(const PackedFile& packed, int32_t layer);
 // Bytes of a matrix's first `rows` rows in panels.
 uint64_t ResidentMatrixBytes(const MatrixSource& matrix, int32_t rows);
 // Bytes of the overlay of one layer.

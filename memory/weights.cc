@@ -139,10 +139,11 @@ struct Weights::Loader {
     }
   }
 
-  FfnPart Ffn(const PackedLayer& layer, const LayerPlacement& place) {
+  FfnPart Ffn(int32_t index, const LayerPlacement& place) {
+    const PackedLayer& layer = model.packed()->layers()[static_cast<size_t>(index)];
     FfnPart part;
     part.layer = &layer;
-    if (layer.down_scales_bytes > 0) part.down_scales = DownScales(layer);
+    if (layer.down_scales_bytes > 0) part.down_scales = DownScales(layer, index);
     const int32_t first_piece = static_cast<int32_t>(weights->pager_options_.piece_checksums.size());
     AppendChecksums(layer.page_checksums);
     const uint64_t page_bytes = layer.layout.page_bytes;
@@ -162,18 +163,16 @@ struct Weights::Loader {
     return part;
   }
 
-  // The table is read in pieces no longer than a range; it has no checksum of its own when the file gives none.
-  DeviceAddress DownScales(const PackedLayer& layer) {
-    std::byte* table = Take(layer.down_scales_bytes, kCacheLine);
-    const uint64_t step = AlignUp(placement.range_bytes, kCacheLine);
-    for (uint64_t done = 0; done < layer.down_scales_bytes; done += step) {
-      StreamRange range;
-      range.offset = layer.down_scales_offset + done;
-      range.bytes = static_cast<uint32_t>(std::min(step, layer.down_scales_bytes - done));
+  DeviceAddress DownScales(const PackedLayer& layer, int32_t index) {
+    const MatrixSource table = DownScaleTable(*model.packed(), index);
+    std::byte* memory = Take(layer.down_scales_bytes, kCacheLine);
+    MatrixPlacement place;
+    place.chunk_rows = table.checksums != nullptr ? table.checksums->chunk_rows : ChunkRows(table.row_bytes());
+    ForEachChunk(table, place, 0, table.rows, [&](const StreamRange& range, int32_t row, int32_t) {
       ranges.push_back(range);
-      actions.push_back({{}, table + done});
-    }
-    return table;
+      actions.push_back({{}, memory + static_cast<uint64_t>(row) * table.row_bytes()});
+    });
+    return memory;
   }
 
   void Norms() {
@@ -204,7 +203,7 @@ struct Weights::Loader {
         weights->matrices_.push_back(Matrix(*layer.down, place.down));
       } else {
         weights->matrices_.resize(weights->matrices_.size() + 3);
-        weights->ffn_.push_back(Ffn(model.packed()->layers()[i], place));
+        weights->ffn_.push_back(Ffn(static_cast<int32_t>(i), place));
       }
     }
     weights->head_ = Matrix(model.head(), placement.head);

@@ -28,8 +28,6 @@ class DraftRows {
   const DraftLayer& layer(LayerIndex layer) const { return layers_[static_cast<size_t>(ToInt(layer))]; }
   // Rows used / rows, over all layers.
   double density() const { return density_; }
-  // Less was available than the predictor's density asks for.
-  bool short_of_rows(double wanted_density) const { return wanted_density > density_ + 0.01; }
 
  private:
   std::vector<DraftLayer> layers_;

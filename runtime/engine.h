@@ -68,6 +68,7 @@ class Engine {
   bool can_draft() const { return can_draft_; }
 
   Backend& backend() { return *backend_; }
+  std::string DescribeBackend() const { return backend_->Describe(); }
   Forward& forward() { return *forward_; }
   KvCache& kv() { return kv_cache_; }
   Predictor& predictor() { return *predictor_; }

@@ -168,7 +168,7 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   json["peak_rss_bytes"] = PeakResidentBytes();
   json["budget_bytes"] = engine.config().budget.ram ? nlohmann::json(*engine.config().budget.ram) : nlohmann::json();
   json["fast_tier_hit_rate"] = HitRate(engine, result);
-  json["backend"] = const_cast<Engine&>(engine).backend().Describe();
+  json["backend"] = engine.DescribeBackend();
   json["io"] = engine.DescribeIo();
   for (const Accountant::Entry& entry : engine.accountant().entries()) json["memory"][entry.what] = entry.bytes;
   for (const auto& token : result.logprobs) {
@@ -286,6 +286,10 @@ absl::Status Run(const RunArguments& arguments) {
   const absl::Status status = Generator(engine.get()).Generate(prompt, generation, &result);
   bar.Finish();
   if (!status.ok()) result.stop = StopReason::kFailed;
+  if (config.draft.density > result.draft_density + 0.01) {
+    hooks.note(fmt::format("draft.density {} was asked for, the budget holds {:.2f} of the rows: drafts used those",
+                           config.draft.density, result.draft_density));
+  }
   if (arguments.json) {
     nlohmann::json json = JsonOf(*engine, result, text, choice.path);
     if (!status.ok()) json["error"] = std::string(status.message());
