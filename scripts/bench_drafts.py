@@ -8,27 +8,15 @@ periods; "adaptive" is strict with its defaults. Prints a table in Markdown. Wit
 the density alone decides what a draft uses: acceptance is then exact, while times say nothing about streaming.
 """
 import argparse
-import json
-import pathlib
 import statistics
-import subprocess
-import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def run(program, model, prompt, tokens, options):
-    command = [program, "run", model, "--chat", "-p", prompt, "-n", str(tokens), "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(done.stdout)
+from dogstar_runs import DEFAULT_PROGRAM, run, ten_prompts
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--program", default=str(ROOT / "build/release/dogstar"))
+    parser.add_argument("--program", default=DEFAULT_PROGRAM)
     parser.add_argument("--ram", help="budget of every run")
     parser.add_argument("--densities", default="0.3,0.5,0.7")
     parser.add_argument("--modes", default="strict,sirius")
@@ -38,7 +26,7 @@ def main():
     parser.add_argument("--adaptive", action="store_true", help="add strict mode with its defaults")
     args = parser.parse_args()
 
-    prompts = (ROOT / "scripts/prompts/ten.txt").read_text().splitlines()
+    prompts = ten_prompts()
     budget = ["--ram", args.ram] if args.ram else []
     settings = []
     for predictor in args.predictors.split(","):

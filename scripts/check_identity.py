@@ -8,26 +8,15 @@ dense under the budget, and strict under the budget with periods 4, 8, 16 and ad
 says whether drafts were real (period 8) and whether every peak stayed within the budget. Exit code 1 if not.
 """
 import argparse
-import json
-import pathlib
-import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def run(program, model, prompt, tokens, options):
-    command = [program, "run", model, "--chat", "-p", prompt, "-n", str(tokens), "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(done.stdout)
+from dogstar_runs import DEFAULT_PROGRAM, run, ten_prompts
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--program", default=str(ROOT / "build/release/dogstar"))
+    parser.add_argument("--program", default=DEFAULT_PROGRAM)
     parser.add_argument("--ram", default="84MiB")
     parser.add_argument("--tokens", type=int, default=32)
     args = parser.parse_args()
@@ -43,7 +32,7 @@ def main():
     runs = different = over_budget = 0
     advanced = cycles = 0
     density, disk_bytes = 0, None
-    for prompt in (ROOT / "scripts/prompts/ten.txt").read_text().splitlines():
+    for prompt in ten_prompts():
         for sampling in (["--temp", "0"], ["--temp", "0.8", "--seed", "7"]):
             dense = run(args.program, args.model, prompt, args.tokens, ["--mode", "dense", *sampling])
             for name, options in variants:
