@@ -24,7 +24,6 @@ class RowSet {
     for (uint64_t word : words_) total += std::popcount(word);
     return total;
   }
-  const uint64_t* words() const { return words_.data(); }
   // The 64 bits that start at row `first` (rows past the end are 0).
   uint64_t Bits(int32_t first) const {
     const size_t word = static_cast<size_t>(first) / 64;
