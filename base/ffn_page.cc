@@ -1,5 +1,6 @@
 #include "base/ffn_page.h"
 
+#include <algorithm>
 #include <string>
 
 #include "base/panel.h"
@@ -12,8 +13,9 @@ constexpr uint64_t kPartAlignment = 64;
 // The sizes come from files. With these limits no product below can overflow: a part has at most
 // 2^24 * (2^21 + 31) weights of 4 bytes.
 constexpr int64_t kMaxDim = int64_t{1} << 24;
-constexpr int64_t kMaxFfnRows = int64_t{65536} * FfnPageLayout::kQuantBlockRows;  // groups are numbered in 16 bits
-constexpr uint64_t kMaxPageBytes = uint64_t{1} << 30;                             // reads count bytes in 32 bits
+constexpr int64_t kMaxGroups = 65536;  // they are numbered in 16 bits
+constexpr int64_t kMaxFfnRows = kMaxGroups * 32;
+constexpr uint64_t kMaxPageBytes = uint64_t{1} << 30;  // reads count bytes in 32 bits
 
 uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -31,9 +33,13 @@ absl::Status CheckSize(const char* name, int64_t value, int64_t multiple, int64_
       fmt::format("{} is {}; it must be a multiple of {} from {} to {}", name, value, multiple, multiple, most));
 }
 
-absl::Status CheckRunRows(int64_t run_rows) {
-  if (run_rows == 4 || run_rows == 8 || run_rows == 16 || run_rows == 32) return absl::OkStatus();
-  return absl::InvalidArgumentError(fmt::format("run rows are {}; they must be 4, 8, 16 or 32", run_rows));
+absl::Status CheckRunRows(int64_t run_rows, QuantType down_type) {
+  if (run_rows != 4 && run_rows != 8 && run_rows != 16 && run_rows != 32) {
+    return absl::InvalidArgumentError(fmt::format("run rows are {}; they must be 4, 8, 16 or 32", run_rows));
+  }
+  if (IsFloatType(down_type) || run_rows <= ShapeOf(down_type).group_weights) return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("run rows are {}; at most {} weights share a scale in {}", run_rows,
+                                                ShapeOf(down_type).group_weights, TraitsOf(down_type).name));
 }
 
 }  // namespace
@@ -44,10 +50,12 @@ absl::StatusOr<FfnPageLayout> FfnPageLayout::Make(QuantType gate_type, QuantType
   RETURN_IF_ERROR(CheckType("up", up_type));
   RETURN_IF_ERROR(CheckType("down", down_type));
   // Whole blocks for float weights too: activations are quantized in blocks of the hidden size.
-  RETURN_IF_ERROR(CheckSize("hidden size", dim, kQuantBlock, kMaxDim));
-  RETURN_IF_ERROR(CheckSize("FFN width", ffn_rows, TraitsOf(down_type).block_weights, kMaxFfnRows));
+  const int64_t block = std::max({kQuantBlock, TraitsOf(gate_type).block_weights, TraitsOf(up_type).block_weights});
+  RETURN_IF_ERROR(CheckSize("hidden size", dim, block, kMaxDim));
+  const int64_t most_rows = IsFloatType(down_type) ? kMaxFfnRows : kMaxGroups * ShapeOf(down_type).group_weights;
+  RETURN_IF_ERROR(CheckSize("FFN width", ffn_rows, TraitsOf(down_type).block_weights, most_rows));
   RETURN_IF_ERROR(CheckSize("rows of a page", page_rows, kQuantBlock, kMaxFfnRows));
-  RETURN_IF_ERROR(CheckRunRows(run_rows));
+  RETURN_IF_ERROR(CheckRunRows(run_rows, down_type));
 
   FfnPageLayout layout{.gate_type = gate_type,
                        .up_type = up_type,
@@ -68,18 +76,21 @@ absl::StatusOr<FfnPageLayout> FfnPageLayout::Make(QuantType gate_type, QuantType
   return layout;
 }
 
-bool FfnPageLayout::has_down_table() const { return TraitsOf(down_type).block_weights > 1; }
+bool FfnPageLayout::has_down_table() const { return !IsFloatType(down_type); }
 
-bool FfnPageLayout::has_down_minimum() const { return down_type == QuantType::kQ4_1; }
+bool FfnPageLayout::has_down_minimum() const { return has_down_table() && ShapeOf(down_type).has_minimum(); }
 
-uint64_t FfnPageLayout::down_group_bytes() const {
-  if (!has_down_table()) return 0;
-  return uint64_t{sizeof(uint16_t)} * static_cast<uint64_t>(dim) * (has_down_minimum() ? 2 : 1);
+int32_t FfnPageLayout::group_rows() const { return has_down_table() ? ShapeOf(down_type).group_weights : 0; }
+
+int32_t FfnPageLayout::group_count() const { return has_down_table() ? ffn_rows / group_rows() : 0; }
+
+uint64_t FfnPageLayout::down_table_bytes() const {
+  return has_down_table() ? ScaleTableBytes(down_type, group_count(), dim) : 0;
 }
 
 uint64_t DownPanelBytes(QuantType type, int64_t cols) {
-  const uint64_t scales_offset = PanelScalesOffset(type, cols);
-  return scales_offset != 0 ? scales_offset : PanelBytes(type, cols);
+  if (IsFloatType(type)) return PanelBytes(type, cols);
+  return static_cast<uint64_t>(cols) * static_cast<uint64_t>(ShapeOf(type).bits()) * kPanelRows / 8;
 }
 
 }  // namespace dogstar

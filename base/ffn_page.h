@@ -10,11 +10,10 @@
 //           ("sorted-exact"). Float types: panel as in base/panel.h, no table.
 // Each part starts at a multiple of 64 bytes; the page is padded with zeros to a multiple of 4096.
 //
-// Rows are ordered in runs: `run_rows` neighbouring packed rows come from one group of kQuantBlock neighbouring
-// neurons of the source, so they share one row of the down-scale table: a kernel sums codes over the run as
-// integers, then scales once. Down-scale table of a layer, [group][1 or 2][dim] half:
-//   scales[group][0][o] = d, scales[group][1][o] = m (types with a minimum), for output o.
-// group of run r = run_groups[r], r = RowIndex / run_rows, with the value neuron / kQuantBlock.
+// Rows are ordered in runs: `run_rows` neighbouring packed rows come from one scale group (16 or 32 neighbouring
+// neurons of the source), so they share their scales: a kernel sums codes over the run as integers, then scales once.
+// Down-scale table of a layer: a scale table (base/quant_codes.h) with a lane for each of `dim` outputs.
+// group of run r = run_groups[r], r = RowIndex / run_rows, with the value neuron / group_rows().
 // Rows past the layer's FFN width (in the last page only) have zero codes and scales and belong to group 0.
 #pragma once
 
@@ -33,7 +32,7 @@ struct FfnPageLayout {
   int32_t dim = 0;        // hidden size
   int32_t ffn_rows = 0;   // the layer's FFN width
   int32_t page_rows = 0;  // multiple of kQuantBlock
-  int32_t run_rows = 0;   // 4, 8, 16 or 32
+  int32_t run_rows = 0;   // 4, 8, 16 or 32, at most group_rows()
 
   // Derived by Make.
   uint64_t gate_offset = 0;
@@ -48,10 +47,10 @@ struct FfnPageLayout {
 
   int32_t page_count() const { return (ffn_rows + page_rows - 1) / page_rows; }
   bool has_down_table() const;        // quantized down
-  bool has_down_minimum() const;      // Q4_1
-  uint64_t down_group_bytes() const;  // one group's row of the table; 0 without a table
-  int32_t group_count() const { return (ffn_rows + kQuantBlockRows - 1) / kQuantBlockRows; }
-  static constexpr int32_t kQuantBlockRows = 32;
+  bool has_down_minimum() const;      // with a minimum beside each scale
+  int32_t group_rows() const;         // neurons that share a scale in the down matrix; 0 for float types
+  int32_t group_count() const;        // 0 for float types
+  uint64_t down_table_bytes() const;  // 0 for float types
 };
 
 // Bytes of `cols` codes of 16 outputs without scales (down part of a page).

@@ -40,9 +40,9 @@ TEST(FfnPageTest, TypesMayDiffer) {
   EXPECT_EQ(layout->up_offset, 2 * PanelBytes(QuantType::kQ4_0, 64));
   EXPECT_EQ(layout->down_offset, layout->up_offset + 2 * PanelBytes(QuantType::kQ8_0, 64));
   EXPECT_FALSE(layout->has_down_table());
-  EXPECT_EQ(layout->down_group_bytes(), 0u);
+  EXPECT_EQ(layout->down_table_bytes(), 0u);
   EXPECT_EQ(layout->page_count(), 4);
-  EXPECT_EQ(layout->group_count(), 4);
+  EXPECT_EQ(layout->group_count(), 0);
 }
 
 TEST(FfnPageTest, DownCodesHaveNoScales) {
@@ -53,8 +53,10 @@ TEST(FfnPageTest, DownCodesHaveNoScales) {
 }
 
 TEST(FfnPageTest, DownTableHoldsTheMinimumWhereThereIsOne) {
-  EXPECT_EQ(Make(QuantType::kQ4_0, 2048, 5632, 64)->down_group_bytes(), 4096u);
-  EXPECT_EQ(Make(QuantType::kQ4_1, 2048, 5632, 64)->down_group_bytes(), 8192u);
+  EXPECT_EQ(Make(QuantType::kQ4_0, 2048, 5632, 64)->down_table_bytes(), 5632u / 32 * 4096);
+  EXPECT_EQ(Make(QuantType::kQ4_1, 2048, 5632, 64)->down_table_bytes(), 5632u / 32 * 8192);
+  EXPECT_EQ(Make(QuantType::kQ4_K, 2048, 5632, 64)->down_table_bytes(), 5632u / 256 * 2048 * (4 + 8 * 2));
+  EXPECT_EQ(Make(QuantType::kQ6_K, 2048, 5632, 64)->down_table_bytes(), 5632u / 256 * 2048 * (2 + 16));
   EXPECT_TRUE(Make(QuantType::kQ4_1, 2048, 5632, 64)->has_down_minimum());
 }
 
@@ -81,6 +83,12 @@ TEST(FfnPageTest, SizesThatDoNotFitAreNamed) {
   }
 }
 
+TEST(FfnPageTest, RunsLongerThanAScaleGroupAreRefused) {
+  EXPECT_TRUE(Make(QuantType::kQ6_K, 2048, 5632, 64, 16).ok());
+  EXPECT_THAT(std::string(Make(QuantType::kQ6_K, 2048, 5632, 64, 32).status().message()),
+              AllOf(HasSubstr("run rows are 32"), HasSubstr("16 weights share a scale in Q6_K")));
+}
+
 TEST(FfnPageTest, PagesTooLargeToReadAtOnceAreRefused) {
   const absl::Status status = Make(QuantType::kF32, int64_t{1} << 24, int64_t{1} << 21, int64_t{1} << 21).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
@@ -89,8 +97,8 @@ TEST(FfnPageTest, PagesTooLargeToReadAtOnceAreRefused) {
 
 TEST(FfnPageTest, TypesThatDoNotRunAreNamed) {
   const absl::Status known =
-      FfnPageLayout::Make(QuantType::kF16, static_cast<QuantType>(14), QuantType::kF16, 64, 64, 32, 4).status();
-  EXPECT_THAT(std::string(known.message()), AllOf(HasSubstr("up"), HasSubstr("Q6_K")));
+      FfnPageLayout::Make(QuantType::kF16, static_cast<QuantType>(16), QuantType::kF16, 64, 64, 32, 4).status();
+  EXPECT_THAT(std::string(known.message()), AllOf(HasSubstr("up"), HasSubstr("IQ2_XXS")));
   const absl::Status unknown =
       FfnPageLayout::Make(static_cast<QuantType>(77), QuantType::kF16, QuantType::kF16, 64, 64, 32, 4).status();
   EXPECT_THAT(std::string(unknown.message()), AllOf(HasSubstr("gate"), HasSubstr("77")));

@@ -7,93 +7,113 @@ namespace {
 
 constexpr int kVectorBytes = 64;
 constexpr int kLaneBytes = kVectorBytes / kPanelRows;  // of one row in a code vector
-constexpr int kHalfBytes = 2;
-
-bool IsNibbles(QuantType type) { return type == QuantType::kQ4_0 || type == QuantType::kQ4_1; }
-bool IsFloat(QuantType type) { return TraitsOf(type).block_weights == 1; }
-
-// Halves before the codes of a block: d, and m for Q4_1.
-int ScalesPerBlock(QuantType type) { return type == QuantType::kQ4_1 ? 2 : 1; }
 
 uint64_t CodeBytes(QuantType type, int64_t cols) {
-  return static_cast<uint64_t>(cols) * kPanelRows / (IsNibbles(type) ? 2 : 1);
+  return static_cast<uint64_t>(cols / kQuantBlock) * static_cast<uint64_t>(ShapeOf(type).bits()) * kVectorBytes;
 }
 
-// Where block `block` keeps scale `which` (0: d, 1: m) of row `lane` in the panel's scales.
-uint64_t ScaleOffset(QuantType type, int64_t block, int which, int lane) {
-  return ((block * ScalesPerBlock(type) + which) * kPanelRows + lane) * kHalfBytes;
+int64_t GroupsOf(QuantType type, int64_t cols) { return cols / ShapeOf(type).group_weights; }
+
+// Where `bits` bits of quad `quad` lie in a block's vectors of that width: 8 / bits quads share a vector.
+struct Field {
+  int vector = 0, shift = 0;
+};
+Field FieldOf(int bits, int quad) { return {quad * bits / 8, quad * bits % 8}; }
+
+std::byte* LaneOf(std::byte* block, int vector, int lane) { return block + vector * kVectorBytes + lane * kLaneBytes; }
+
+uint64_t BlockBytes(const QuantShape& shape) { return static_cast<uint64_t>(shape.bits()) * kVectorBytes; }
+
+void CopyStrided(const std::byte* from, std::byte* to, uint64_t count, size_t bytes, size_t stride) {
+  for (uint64_t i = 0; i < count; ++i) std::memcpy(to + i * stride, from + i * stride, bytes);
 }
 
-// The four bytes that row `lane` has in code vector `vector`.
-uint64_t LaneOffset(int64_t vector, int lane) { return vector * kVectorBytes + lane * kLaneBytes; }
-
-// A block's 32 codes as 16 bytes: the source pairs weights 16 apart, the panel weights 4 apart.
-std::byte NibbleAt(const std::byte* nibbles, int weight) {
-  return weight < 16 ? nibbles[weight] & std::byte{15} : nibbles[weight - 16] >> 4;
-}
-
-void PackNibbles(const std::byte* codes, int64_t block, int lane, std::byte* panel) {
-  for (int v = 0; v < 4; ++v) {
-    std::byte* to = panel + LaneOffset(block * 4 + v, lane);
-    for (int i = 0; i < kLaneBytes; ++i) to[i] = NibbleAt(codes, 8 * v + i) | NibbleAt(codes, 8 * v + 4 + i) << 4;
+void PackFloatRow(int weight_bytes, const std::byte* row, int lane, int64_t cols, std::byte* panel) {
+  for (int64_t k = 0; k < cols; ++k) {
+    std::memcpy(panel + (k * kPanelRows + lane) * weight_bytes, row + k * weight_bytes, weight_bytes);
   }
-}
-
-std::byte PanelNibbleAt(const std::byte* panel, int64_t block, int lane, int weight) {
-  const std::byte pair = panel[LaneOffset(block * 4 + weight / 8, lane) + weight % 4];
-  return weight % 8 < 4 ? pair & std::byte{15} : pair >> 4;
-}
-
-void UnpackNibbles(const std::byte* panel, int64_t block, int lane, std::byte* codes) {
-  for (int i = 0; i < 16; ++i) {
-    codes[i] = PanelNibbleAt(panel, block, lane, i) | PanelNibbleAt(panel, block, lane, i + 16) << 4;
-  }
-}
-
-void PackBytes(const std::byte* codes, int64_t block, int lane, std::byte* panel) {
-  for (int v = 0; v < 8; ++v) std::memcpy(panel + LaneOffset(block * 8 + v, lane), codes + v * kLaneBytes, kLaneBytes);
-}
-
-void UnpackBytes(const std::byte* panel, int64_t block, int lane, std::byte* codes) {
-  for (int v = 0; v < 8; ++v) std::memcpy(codes + v * kLaneBytes, panel + LaneOffset(block * 8 + v, lane), kLaneBytes);
 }
 
 void PackQuantizedRow(QuantType type, const std::byte* row, int lane, int64_t cols, std::byte* panel) {
-  const int block_bytes = TraitsOf(type).block_bytes;
-  std::byte* scales = panel + PanelScalesOffset(type, cols);
-  for (int64_t block = 0; block < cols / kQuantBlock; ++block, row += block_bytes) {
-    const int scale_count = ScalesPerBlock(type);
-    for (int which = 0; which < scale_count; ++which) {
-      std::memcpy(scales + ScaleOffset(type, block, which, lane), row + which * kHalfBytes, kHalfBytes);
-    }
-    const std::byte* codes = row + scale_count * kHalfBytes;
-    IsNibbles(type) ? PackNibbles(codes, block, lane, panel) : PackBytes(codes, block, lane, panel);
+  for (int64_t block = 0; block < cols / kQuantBlock; ++block) {
+    AddPanelCodes(type, LoadCodes(type, row, block), block, lane, panel);
+  }
+  std::byte* table = panel + PanelScalesOffset(type, cols);
+  for (int64_t group = 0; group < GroupsOf(type, cols); ++group) {
+    SetTableScales(type, LoadScales(type, row, group), group, kPanelRows, lane, table);
   }
 }
 
 void UnpackQuantizedRow(QuantType type, const std::byte* panel, int lane, int64_t cols, std::byte* row) {
-  const int block_bytes = TraitsOf(type).block_bytes;
-  const std::byte* scales = panel + PanelScalesOffset(type, cols);
-  for (int64_t block = 0; block < cols / kQuantBlock; ++block, row += block_bytes) {
-    const int scale_count = ScalesPerBlock(type);
-    for (int which = 0; which < scale_count; ++which) {
-      std::memcpy(row + which * kHalfBytes, scales + ScaleOffset(type, block, which, lane), kHalfBytes);
+  std::memset(row, 0, RowBytes(type, cols));
+  for (int64_t block = 0; block < cols / kQuantBlock; ++block) {
+    Codes codes;
+    for (int i = 0; i < kQuantBlock; ++i) {
+      codes[static_cast<size_t>(i)] = static_cast<uint8_t>(PanelCode(type, panel, lane, block * kQuantBlock + i));
     }
-    std::byte* codes = row + scale_count * kHalfBytes;
-    IsNibbles(type) ? UnpackNibbles(panel, block, lane, codes) : UnpackBytes(panel, block, lane, codes);
+    StoreCodes(type, codes, block, row);
+  }
+  const std::byte* table = panel + PanelScalesOffset(type, cols);
+  for (int64_t group = 0; group < GroupsOf(type, cols); ++group) {
+    StoreScales(type, TableScales(type, table, group, kPanelRows, lane), group, row);
   }
 }
 
 }  // namespace
 
+int PanelCode(QuantType type, const std::byte* codes, int lane, int64_t column) {
+  const QuantShape& shape = ShapeOf(type);
+  const std::byte* block = codes + static_cast<uint64_t>(column / kQuantBlock) * BlockBytes(shape);
+  const int quad = static_cast<int>(column % kQuantBlock) / kLaneBytes;
+  const int at = lane * kLaneBytes + static_cast<int>(column % kLaneBytes);
+  const auto read = [&](const std::byte* vectors, int bits) {
+    const Field field = FieldOf(bits, quad);
+    return std::to_integer<int>(vectors[field.vector * kVectorBytes + at]) >> field.shift & ((1 << bits) - 1);
+  };
+  const int low = read(block, shape.low_bits);
+  if (shape.high_bits == 0) return low;
+  return low | read(block + shape.low_bits * kVectorBytes, shape.high_bits) << shape.low_bits;
+}
+
+void AddPanelCodes(QuantType type, const Codes& block_codes, int64_t block, int lane, std::byte* codes) {
+  const QuantShape& shape = ShapeOf(type);
+  std::byte* low_vectors = codes + static_cast<uint64_t>(block) * BlockBytes(shape);
+  std::byte* high_vectors = low_vectors + shape.low_bits * kVectorBytes;
+  const int low_mask = (1 << shape.low_bits) - 1;
+  for (int quad = 0; quad < kQuantBlock / kLaneBytes; ++quad) {
+    const uint8_t* four = block_codes.data() + quad * kLaneBytes;
+    const Field low = FieldOf(shape.low_bits, quad);
+    std::byte* to = LaneOf(low_vectors, low.vector, lane);
+    for (int i = 0; i < kLaneBytes; ++i) to[i] |= static_cast<std::byte>((four[i] & low_mask) << low.shift);
+    if (shape.high_bits == 0) continue;
+    const Field high = FieldOf(shape.high_bits, quad);
+    to = LaneOf(high_vectors, high.vector, lane);
+    for (int i = 0; i < kLaneBytes; ++i) to[i] |= static_cast<std::byte>(four[i] >> shape.low_bits << high.shift);
+  }
+}
+
+void CopyPanelRow(QuantType type, int64_t cols, const std::byte* from, int from_lane, std::byte* to, int to_lane) {
+  if (IsFloatType(type)) {
+    const auto bytes = static_cast<size_t>(TraitsOf(type).block_bytes);
+    return CopyStrided(from + static_cast<size_t>(from_lane) * bytes, to + static_cast<size_t>(to_lane) * bytes,
+                       static_cast<uint64_t>(cols), bytes, bytes * kPanelRows);
+  }
+  const uint64_t scales = PanelScalesOffset(type, cols);
+  CopyStrided(from + from_lane * kLaneBytes, to + to_lane * kLaneBytes, scales / kVectorBytes, kLaneBytes,
+              kVectorBytes);
+  for (int64_t group = 0; group < GroupsOf(type, cols); ++group) {
+    SetTableScales(type, TableScales(type, from + scales, group, kPanelRows, from_lane), group, kPanelRows, to_lane,
+                   to + scales);
+  }
+}
+
 uint64_t PanelBytes(QuantType type, int64_t cols) {
-  const uint64_t bytes = RowBytes(type, cols) * kPanelRows;
-  if (IsFloat(type)) return bytes;
-  // An odd number of blocks with one scale each ends in half a vector.
+  if (IsFloatType(type)) return RowBytes(type, cols) * kPanelRows;
+  const uint64_t bytes = CodeBytes(type, cols) + ScaleTableBytes(type, GroupsOf(type, cols), kPanelRows);
   return (bytes + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
 }
 
-uint64_t PanelScalesOffset(QuantType type, int64_t cols) { return IsFloat(type) ? 0 : CodeBytes(type, cols); }
+uint64_t PanelScalesOffset(QuantType type, int64_t cols) { return IsFloatType(type) ? 0 : CodeBytes(type, cols); }
 
 uint64_t PanelMatrixBytes(QuantType type, int64_t rows, int64_t cols) {
   CHECK(rows >= 0);
@@ -102,22 +122,20 @@ uint64_t PanelMatrixBytes(QuantType type, int64_t rows, int64_t cols) {
 
 void PackPanel(QuantType type, const std::array<const std::byte*, kPanelRows>& rows, int64_t cols, std::byte* panel) {
   std::memset(panel, 0, PanelBytes(type, cols));
-  const int weight_bytes = TraitsOf(type).block_bytes;
   for (int lane = 0; lane < kPanelRows; ++lane) {
-    if (rows[lane] == nullptr) continue;
-    if (!IsFloat(type)) {
-      PackQuantizedRow(type, rows[lane], lane, cols, panel);
-      continue;
-    }
-    for (int64_t k = 0; k < cols; ++k) {
-      std::memcpy(panel + (k * kPanelRows + lane) * weight_bytes, rows[lane] + k * weight_bytes, weight_bytes);
+    const std::byte* row = rows[static_cast<size_t>(lane)];
+    if (row == nullptr) continue;
+    if (IsFloatType(type)) {
+      PackFloatRow(TraitsOf(type).block_bytes, row, lane, cols, panel);
+    } else {
+      PackQuantizedRow(type, row, lane, cols, panel);
     }
   }
 }
 
 void UnpackPanelRow(QuantType type, const std::byte* panel, int lane, int64_t cols, std::byte* row) {
   CHECK(lane >= 0 && lane < kPanelRows);
-  if (!IsFloat(type)) return UnpackQuantizedRow(type, panel, lane, cols, row);
+  if (!IsFloatType(type)) return UnpackQuantizedRow(type, panel, lane, cols, row);
   const int weight_bytes = TraitsOf(type).block_bytes;
   for (int64_t k = 0; k < cols; ++k) {
     std::memcpy(row + k * weight_bytes, panel + (k * kPanelRows + lane) * weight_bytes, weight_bytes);

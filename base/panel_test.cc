@@ -1,6 +1,8 @@
 #include "base/panel.h"
 
 #include <algorithm>
+#include <bit>
+#include <span>
 #include <vector>
 
 #include "base/random.h"
@@ -18,7 +20,7 @@ std::vector<std::byte> RandomBytes(uint64_t seed, uint64_t count) {
 
 class PanelTest : public ::testing::TestWithParam<QuantType> {
  protected:
-  static constexpr int64_t kCols = 160;
+  const int64_t kCols = TraitsOf(GetParam()).block_weights == 256 ? 512 : 160;
 
   // Rows of random bits: not only those that a quantizer would write.
   void MakeRows(int count) {
@@ -46,6 +48,7 @@ TEST_P(PanelTest, UnpackReturnsTheSourceBitsExactly) {
 }
 
 TEST_P(PanelTest, PackingIsAPermutationOfBits) {
+  if (!IsFloatType(GetParam()) && ShapeOf(GetParam()).has_super_blocks()) return;  // group scales become bytes
   MakeRows(kPanelRows);
   uint64_t source_bits = 0, panel_bits = 0;
   for (const auto& row : source_) {
@@ -57,19 +60,30 @@ TEST_P(PanelTest, PackingIsAPermutationOfBits) {
 
 TEST_P(PanelTest, RowsThatDoNotExistAreZero) {
   MakeRows(5);
-  const std::vector<std::byte> zeros(RowBytes(GetParam(), kCols));
-  for (int lane = 0; lane < kPanelRows; ++lane) EXPECT_EQ(Unpacked(lane), lane < 5 ? source_[lane] : zeros) << lane;
+  const std::vector<float> zeros(static_cast<size_t>(kCols));
+  std::vector<float> weights(static_cast<size_t>(kCols));
+  for (int lane = 0; lane < kPanelRows; ++lane) {
+    if (lane < 5) {
+      EXPECT_EQ(Unpacked(lane), source_[lane]) << lane;
+      continue;
+    }
+    DequantizeRow(GetParam(), Unpacked(lane).data(), kCols, weights.data());
+    EXPECT_EQ(weights, zeros) << lane;
+  }
 }
 
 TEST_P(PanelTest, BytesAreWholeCacheLines) {
-  for (const int64_t cols : {32, 64, 96, 2048}) EXPECT_EQ(PanelBytes(GetParam(), cols) % 64, 0u) << cols;
-  EXPECT_EQ(PanelMatrixBytes(GetParam(), 17, 32), 2 * PanelBytes(GetParam(), 32));
-  EXPECT_EQ(PanelMatrixBytes(GetParam(), 0, 32), 0u);
+  const int64_t block = std::max(32, TraitsOf(GetParam()).block_weights);
+  for (const int64_t blocks : {1, 2, 3, 64}) EXPECT_EQ(PanelBytes(GetParam(), blocks * block) % 64, 0u) << blocks;
+  EXPECT_EQ(PanelMatrixBytes(GetParam(), 17, block), 2 * PanelBytes(GetParam(), block));
+  EXPECT_EQ(PanelMatrixBytes(GetParam(), 0, block), 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(AllTypes, PanelTest,
                          ::testing::Values(QuantType::kF32, QuantType::kF16, QuantType::kBF16, QuantType::kQ8_0,
-                                           QuantType::kQ4_0, QuantType::kQ4_1),
+                                           QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ5_0, QuantType::kQ5_1,
+                                           QuantType::kQ2_K, QuantType::kQ3_K, QuantType::kQ4_K, QuantType::kQ5_K,
+                                           QuantType::kQ6_K, QuantType::kIQ4_NL),
                          [](const auto& test) { return std::string(TraitsOf(test.param).name); });
 
 // The layouts below are read by kernels: each is written out once, from the words of panel.h.
@@ -117,6 +131,38 @@ TEST(PanelLayoutTest, BytesLieWhereTheHeaderSays) {
   const uint64_t scales = PanelScalesOffset(QuantType::kQ8_0, kCols);
   EXPECT_EQ(scales, 1024u);
   EXPECT_EQ(panel[scales + 16 * 2 + kLane * 2], row[34]);
+}
+
+TEST(PanelLayoutTest, BitsOfWideAndNarrowCodesLieWhereTheHeaderSays) {
+  constexpr int64_t kCols = 256;
+  constexpr int kLane = 5;
+  struct Case {
+    QuantType type;
+    int low_bits, high_bits;
+  };
+  for (const Case& c : {Case{QuantType::kQ6_K, 4, 2}, Case{QuantType::kQ3_K, 2, 1}, Case{QuantType::kQ5_K, 4, 1}}) {
+    const std::vector<std::byte> row = RandomBytes(9, RowBytes(c.type, kCols));
+    std::array<const std::byte*, kPanelRows> rows = {};
+    rows[kLane] = row.data();
+    std::vector<std::byte> panel(PanelBytes(c.type, kCols));
+    PackPanel(c.type, rows, kCols, panel.data());
+    for (int column = 0; column < kCols; ++column) {
+      const int code = LoadCodes(c.type, row.data(), column / 32)[static_cast<size_t>(column % 32)];
+      const int quad = column % 32 / 4;
+      const std::byte* block = panel.data() + column / 32 * 64 * (c.low_bits + c.high_bits) + 4 * kLane + column % 4;
+      const int low = std::to_integer<int>(block[64 * (quad * c.low_bits / 8)]) >> quad * c.low_bits % 8;
+      const int high =
+          std::to_integer<int>(block[64 * (c.low_bits + quad * c.high_bits / 8)]) >> quad * c.high_bits % 8;
+      EXPECT_EQ(low & ((1 << c.low_bits) - 1), code & ((1 << c.low_bits) - 1)) << column;
+      EXPECT_EQ(high & ((1 << c.high_bits) - 1), code >> c.low_bits) << column;
+      EXPECT_EQ(PanelCode(c.type, panel.data(), kLane, column), code);
+    }
+    const std::byte* table = panel.data() + PanelScalesOffset(c.type, kCols);
+    const StoredScales scales = LoadScales(c.type, row.data(), 3);
+    EXPECT_TRUE(std::equal(table + 2 * kLane, table + 2 * kLane + 2, std::as_bytes(std::span(&scales.d, 1)).begin()));
+    const int halves = c.type == QuantType::kQ5_K ? 64 : 32, group_bytes = c.type == QuantType::kQ5_K ? 32 : 16;
+    EXPECT_EQ(table[halves + 3 * group_bytes + kLane], std::byte{scales.group_scale});
+  }
 }
 
 TEST(PanelLayoutTest, FloatPanelsHaveNoScales) {

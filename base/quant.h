@@ -2,11 +2,8 @@
 // that kernels are tested against.
 //
 // A row of `cols` weights is cols / block_weights blocks, each block_bytes long, without padding.
-// Formats (block layouts as published in the GGUF specification of ggml; d and m are IEEE half floats):
-//   F32, F16, BF16   one weight a block
-//   Q8_0             d, 32 x int8:            w = d * code
-//   Q4_0             d, 16 bytes of nibbles:  w = d * (code - 8); low nibbles are weights 0..15, high 16..31
-//   Q4_1             d, m, 16 bytes:          w = d * code + m; nibbles as Q4_0
+// F32, F16 and BF16 have one weight a block; the others 32 or 256 (Q2_K to Q6_K): base/quant_codes.h says what is in
+// them.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +21,15 @@ enum class QuantType : uint32_t {
   kF16 = 1,
   kQ4_0 = 2,
   kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
   kQ8_0 = 8,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kIQ4_NL = 20,
   kBF16 = 30,
 };
 
@@ -48,7 +53,8 @@ uint64_t RowBytes(QuantType type, int64_t cols);
 
 // row: RowBytes(type, cols) bytes of plain GGUF layout; out: [cols].
 void DequantizeRow(QuantType type, const std::byte* row, int64_t cols, float* out);
-// Round to nearest with the scale choice of the GGUF reference quantizers; for synthetic models and tests.
+// Round to nearest, scales from the extremes of each group (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1: the choice of the GGUF
+// reference quantizers; the others are simpler than theirs); for synthetic models and tests. base/quantize.cc.
 void QuantizeRow(QuantType type, const float* values, int64_t cols, std::byte* row);
 
 // IEEE half and bfloat16. ToHalf and ToBfloat16 round to nearest even.

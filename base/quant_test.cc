@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "base/random.h"
@@ -16,8 +17,10 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-constexpr QuantType kRunnable[] = {QuantType::kF32,  QuantType::kF16,  QuantType::kBF16,
-                                   QuantType::kQ8_0, QuantType::kQ4_0, QuantType::kQ4_1};
+constexpr QuantType kRunnable[] = {QuantType::kF32,  QuantType::kF16,   QuantType::kBF16, QuantType::kQ8_0,
+                                   QuantType::kQ4_0, QuantType::kQ4_1,  QuantType::kQ5_0, QuantType::kQ5_1,
+                                   QuantType::kQ2_K, QuantType::kQ3_K,  QuantType::kQ4_K, QuantType::kQ5_K,
+                                   QuantType::kQ6_K, QuantType::kIQ4_NL};
 
 std::vector<float> RandomValues(uint64_t seed, int64_t count) {
   SplitMix64 random(seed);
@@ -50,6 +53,22 @@ float LargestError(QuantType type) {
       return 1.0f / 8 + 0x1p-10f;  // the code range has one step less on the side away from the largest weight
     case QuantType::kQ4_1:
       return 1.0f / 15 + 0x1p-10f;
+    case QuantType::kQ5_0:
+      return 1.0f / 16 + 0x1p-10f;
+    case QuantType::kQ5_1:
+      return 1.0f / 31 + 0x1p-10f;
+    case QuantType::kIQ4_NL:
+      return 0.5f * 31 / 127 + 0.1f;  // the widest step, and 14 of 127 that one side lacks
+    case QuantType::kQ2_K:
+      return 1.0f / 3 + 0.16f;  // with scales and minimums of four bits
+    case QuantType::kQ3_K:
+      return 1.0f / 4 + 0.08f;
+    case QuantType::kQ4_K:
+      return 1.0f / 15 + 0.035f;
+    case QuantType::kQ5_K:
+      return 1.0f / 31 + 0.035f;
+    case QuantType::kQ6_K:
+      return 1.0f / 32 + 0.01f;
   }
   return 0;
 }
@@ -98,9 +117,9 @@ TEST(QuantTest, ParseGivesBackEveryName) {
 }
 
 TEST(QuantTest, ParseNamesTheTypesThatRun) {
-  const absl::StatusOr<QuantType> parsed = ParseQuantType("Q4_K");
+  const absl::StatusOr<QuantType> parsed = ParseQuantType("IQ2_S");
   EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(parsed.status().message()), AllOf(HasSubstr("Q4_K"), HasSubstr("Q8_0"), HasSubstr("BF16")));
+  EXPECT_THAT(std::string(parsed.status().message()), AllOf(HasSubstr("IQ2_S"), HasSubstr("Q4_K"), HasSubstr("BF16")));
 }
 
 TEST(QuantTest, QuantizedWeightsAreNearTheirSource) {
@@ -114,7 +133,7 @@ TEST(QuantTest, QuantizedWeightsAreNearTheirSource) {
 }
 
 TEST(QuantTest, ZerosStayZeros) {
-  const std::vector<float> zeros(64, 0.0f);
+  const std::vector<float> zeros(512, 0.0f);
   for (const QuantType type : kRunnable) EXPECT_EQ(RoundTrip(type, zeros), zeros) << TraitsOf(type).name;
 }
 
@@ -156,7 +175,7 @@ TEST(QuantTest, Q8_0RoundsTiesAwayFromZero) {
 }
 
 TEST(QuantTest, WeightsThatAreNoNumbersAreStoredWithoutHarm) {
-  std::vector<float> values(32, std::numeric_limits<float>::quiet_NaN());
+  std::vector<float> values(256, std::numeric_limits<float>::quiet_NaN());
   values[3] = std::numeric_limits<float>::infinity();
   for (const QuantType type : kRunnable) RoundTrip(type, values);
 }
@@ -168,6 +187,136 @@ TEST(QuantTest, RowBytesCountsBlocks) {
 }
 
 TEST(QuantDeathTest, ARowOfPartsOfBlocksIsOurMistake) { EXPECT_DEATH(RowBytes(QuantType::kQ4_0, 33), "CHECK"); }
+
+// The formats with 256 weights a block, decoded step by step as their publication walks through the bytes; the product
+// finds each weight on its own (PlaceOf).
+class SuperBlock {
+ public:
+  explicit SuperBlock(QuantType type) : bytes_(TraitsOf(type).block_bytes) {
+    SplitMix64 random(static_cast<uint64_t>(type));
+    for (uint8_t& byte : bytes_) byte = static_cast<uint8_t>(random.Next());
+  }
+  int at(int i) const { return bytes_[static_cast<size_t>(i)]; }
+  float half(int i) const { return HalfToFloat(static_cast<uint16_t>(at(i) | at(i + 1) << 8)); }
+  void SetHalf(int i, float value) {
+    const uint16_t half = FloatToHalf(value);
+    std::memcpy(bytes_.data() + i, &half, 2);
+  }
+  std::vector<float> Decoded(QuantType type) const {
+    std::vector<float> out(256);
+    DequantizeRow(type, reinterpret_cast<const std::byte*>(bytes_.data()), 256, out.data());
+    return out;
+  }
+
+ private:
+  std::vector<uint8_t> bytes_;
+};
+
+void ExpectSame(const std::vector<float>& decoded, const std::vector<float>& expected) {
+  ASSERT_EQ(expected.size(), 256u);
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_FLOAT_EQ(decoded[i], expected[i]) << i;
+}
+
+TEST(SuperBlockTest, Q2_K) {
+  SuperBlock block(QuantType::kQ2_K);
+  block.SetHalf(80, 0.5f);
+  block.SetHalf(82, 0.25f);
+  std::vector<float> expected;
+  for (int half = 0, scale = 0; half < 2; ++half) {
+    for (int shift = 0; shift < 8; shift += 2) {
+      for (int part = 0; part < 2; ++part, ++scale) {
+        for (int i = 0; i < 16; ++i) {
+          const int code = block.at(16 + 32 * half + 16 * part + i) >> shift & 3;
+          expected.push_back(0.5f * static_cast<float>((block.at(scale) & 15) * code) -
+                             0.25f * static_cast<float>(block.at(scale) >> 4));
+        }
+      }
+    }
+  }
+  ExpectSame(block.Decoded(QuantType::kQ2_K), expected);
+}
+
+TEST(SuperBlockTest, Q3_K) {
+  SuperBlock block(QuantType::kQ3_K);
+  block.SetHalf(108, 0.5f);
+  int scales[16];
+  for (int i = 0; i < 4; ++i) {
+    const int high = block.at(96 + 8 + i);
+    scales[i] = (block.at(96 + i) & 15) | (high & 3) << 4;
+    scales[4 + i] = (block.at(96 + 4 + i) & 15) | (high >> 2 & 3) << 4;
+    scales[8 + i] = block.at(96 + i) >> 4 | (high >> 4 & 3) << 4;
+    scales[12 + i] = block.at(96 + 4 + i) >> 4 | (high >> 6 & 3) << 4;
+  }
+  std::vector<float> expected;
+  for (int half = 0, group = 0, bit = 0; half < 2; ++half) {
+    for (int shift = 0; shift < 8; shift += 2, ++bit) {
+      for (int part = 0; part < 2; ++part, ++group) {
+        for (int i = 16 * part; i < 16 * part + 16; ++i) {
+          const int code = (block.at(32 + 32 * half + i) >> shift & 3) - ((block.at(i) >> bit & 1) != 0 ? 0 : 4);
+          expected.push_back(0.5f * static_cast<float>((scales[group] - 32) * code));
+        }
+      }
+    }
+  }
+  ExpectSame(block.Decoded(QuantType::kQ3_K), expected);
+}
+
+// Scale and minimum of a group of Q4_K and Q5_K; the twelve bytes start at 4.
+std::pair<int, int> PairOf(const SuperBlock& block, int group) {
+  const auto at = [&](int i) { return block.at(4 + i); };
+  if (group < 4) return {at(group) & 63, at(group + 4) & 63};
+  return {(at(group + 4) & 15) | at(group - 4) >> 6 << 4, at(group + 4) >> 4 | at(group) >> 6 << 4};
+}
+
+void CheckPairs(QuantType type, int codes_at, bool fifth_bit) {
+  SuperBlock block(type);
+  block.SetHalf(0, 0.5f);
+  block.SetHalf(2, 0.25f);
+  std::vector<float> expected;
+  for (int group = 0; group < 8; ++group) {
+    const auto [scale, minimum] = PairOf(block, group);
+    for (int i = 0; i < 32; ++i) {
+      const int byte = block.at(codes_at + group / 2 * 32 + i);
+      int code = group % 2 == 0 ? byte & 15 : byte >> 4;
+      if (fifth_bit) code += (block.at(16 + i) >> group & 1) * 16;
+      expected.push_back(0.5f * static_cast<float>(scale * code) - 0.25f * static_cast<float>(minimum));
+    }
+  }
+  ExpectSame(block.Decoded(type), expected);
+}
+TEST(SuperBlockTest, Q4_K) { CheckPairs(QuantType::kQ4_K, 16, false); }
+TEST(SuperBlockTest, Q5_K) { CheckPairs(QuantType::kQ5_K, 48, true); }
+
+TEST(SuperBlockTest, Q6_K) {
+  SuperBlock block(QuantType::kQ6_K);
+  block.SetHalf(208, 0.5f);
+  std::vector<float> expected(256);
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < 32; ++i) {
+      const int high = block.at(128 + 32 * half + i);
+      const int low0 = block.at(64 * half + i), low1 = block.at(64 * half + 32 + i);
+      const int codes[4] = {(low0 & 15) | (high & 3) << 4, (low1 & 15) | (high >> 2 & 3) << 4,
+                            low0 >> 4 | (high >> 4 & 3) << 4, low1 >> 4 | (high >> 6 & 3) << 4};
+      for (int part = 0; part < 4; ++part) {
+        const int weight = 128 * half + 32 * part + i;
+        const auto scale = static_cast<int8_t>(block.at(192 + weight / 16));
+        expected[static_cast<size_t>(weight)] = 0.5f * static_cast<float>(scale * (codes[part] - 32));
+      }
+    }
+  }
+  ExpectSame(block.Decoded(QuantType::kQ6_K), expected);
+}
+
+TEST(QuantTest, FifthBitsAreOneWord) {
+  std::byte block[22] = {};
+  const uint16_t one = FloatToHalf(1.0f);
+  std::memcpy(block, &one, 2);
+  const uint32_t bits = 0x80010003u;
+  std::memcpy(block + 2, &bits, 4);
+  float weights[32];
+  DequantizeRow(QuantType::kQ5_0, block, 32, weights);
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(weights[i], (bits >> i & 1) != 0 ? 0.0f : -16.0f) << i;
+}
 
 TEST(HalfTest, EveryHalfSurvivesTheWayThroughFloat) {
   for (uint32_t half = 0; half <= 0xffff; ++half) {

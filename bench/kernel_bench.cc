@@ -101,13 +101,17 @@ class Bench {
     fmt::print("{}{}\n", backend_->Describe(), options_.small ? ", small" : "");
     MeasurePeaks();
     const int32_t rows = options_.small ? 256 : 14336, cols = options_.small ? 512 : 4096;
-    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kF16}) {
+    for (const QuantType type :
+         {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kF16, QuantType::kQ5_0, QuantType::kQ2_K,
+          QuantType::kQ3_K, QuantType::kQ4_K, QuantType::kQ5_K, QuantType::kQ6_K, QuantType::kIQ4_NL}) {
       MatVec(type, MatrixLayout::kPanels, rows, cols);
     }
-    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ8_0, QuantType::kF16}) {
+    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ8_0, QuantType::kF16, QuantType::kQ4_K}) {
       MatVec(type, MatrixLayout::kPlain, rows, cols);
     }
-    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0}) {
+    for (const QuantType type :
+         {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kQ5_0, QuantType::kQ2_K, QuantType::kQ3_K,
+          QuantType::kQ4_K, QuantType::kQ5_K, QuantType::kQ6_K, QuantType::kIQ4_NL}) {
       for (const int32_t x_rows : {4, 8, 16}) MatMul(type, MatrixLayout::kPanels, rows, cols, x_rows);
       for (const int32_t x_rows : {64, 128}) MatMul(type, MatrixLayout::kPanels, rows / 8, cols, x_rows);
     }
@@ -215,7 +219,7 @@ class Bench {
         for (uint64_t i = scales; i < panel_bytes; i += 2) std::memcpy(page + at + i, &scale, 2);
       }
     }
-    layer.scales = *AlignedBuffer::Create(layer.layout.group_count() * layer.layout.down_group_bytes());
+    layer.scales = *AlignedBuffer::Create(layer.layout.down_table_bytes());
     for (uint64_t at = 0; at < layer.scales.size(); at += 2) std::memcpy(layer.scales.data() + at, &scale, 2);
     // Neurons ordered by importance: neighbouring runs come from anywhere.
     SplitMix64 random(3);

@@ -74,13 +74,13 @@ void CpuFfn::Begin(const FfnParams& params, const CpuActivations& x, int32_t row
   task.gate_panel_bytes = PanelBytes(layout.gate_type, layout.dim);
   task.up_panel_bytes = PanelBytes(layout.up_type, layout.dim);
   task.down_type = layout.down_type;
+  task.down_minimum = layout.has_down_minimum();
   task.int8_down = !precise_ && layout.has_down_table();
   task.precise = precise_;
   task.dim = layout.dim;
   task.run_rows = layout.run_rows;
   task.down_panel_bytes = layout.down_panel_bytes;
   task.down_scales = params.down_scales;
-  task.group_bytes = layout.down_group_bytes();
   task.activation = params.activation;
   task.x = x.buffers();
   task.x_rows = x.prepared_rows();

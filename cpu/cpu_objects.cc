@@ -36,7 +36,9 @@ ActivationBuffers CutActivations(uint64_t rows, uint64_t cols, bool precise, Cut
   out.codes = cutter.Take<int8_t>(rows * cols);
   out.scales = cutter.Take<float>(blocks);
   out.code_sums = cutter.Take<int32_t>(blocks);
+  out.low_code_sums = cutter.Take<int32_t>(blocks);
   out.sums = cutter.Take<float>(blocks);
+  out.half_sums = cutter.Take<float>(2 * blocks);
   out.outliers = cutter.Take<int32_t>(blocks);
   out.outlier_rows = cutter.Take<uint8_t>((rows + kTileRows - 1) / kTileRows * (cols / kQuantBlock));
   return out;

@@ -57,7 +57,7 @@ inline void CaptureRow(const FfnTask& task, const FfnBlock& block, int32_t t, co
 
 // codes: the block's; those of types with a minimum hold the outlier's.
 inline void StoreRunTerms(const FfnTask& task, const int32_t* codes, float scale, int32_t* terms) {
-  const bool minimum = task.down_type == QuantType::kQ4_1;
+  const bool minimum = task.down_minimum;
   for (int run = 0; run * task.run_rows < kBlockRows; ++run) {
     int32_t sum = 0;
     for (int i = 0; i < task.run_rows; ++i) sum += codes[run * task.run_rows + i];
@@ -79,7 +79,7 @@ inline uint64_t QuantizeZ(const FfnTask& task, const float* z, int64_t at) {
   alignas(64) int32_t codes[kBlockRows];
   StoreBytes(block.low, codes);
   StoreBytes(block.high, codes + 16);
-  if (block.outlier_code != 0 && task.down_type == QuantType::kQ4_1) codes[block.column] = block.outlier_code;
+  if (block.outlier_code != 0 && task.down_minimum) codes[block.column] = block.outlier_code;
   StoreRunTerms(task, codes, block.scale, task.z.run_terms + at * kRunTerms);
   if (block.outlier_code == 0) return 0;
   task.z.outliers[at] = block.outlier_code * 32 + block.column;
@@ -111,23 +111,9 @@ inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z
   }
 }
 
-DOGSTAR_INLINE const uint8_t* DownScales(const FfnTask& task, int32_t group, int64_t panel) {
-  return Bytes(task.down_scales) + group * task.group_bytes + 32 * panel;
-}
-
-// Exact sums of one run of a block; x: codes of the block's first row, rows 32 apart.
-template <typename Format, int kRunRows, int kRows>
-DOGSTAR_INLINE void AddRun(const uint8_t* codes, int run, const int8_t* x, typename Format::Dot* dots) {
-  if constexpr (!Format::kNibbles || kRunRows >= 8) {
-    constexpr int kVectors = kRunRows * Format::kCodeVectors / kBlockRows;
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) AddCodeVector<Format, kRows>(codes, run * kVectors + v, x, dots);
-  } else {  // half a vector: its low nibbles, then its high ones
-    const Vec16i raw = LoadBytes(codes + 64 * (run / 2));
-    const Vec16i half = run % 2 == 0 ? LowNibbles(raw) : HighNibbles(raw);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) dots[r].Add(half, x + kBlockRows * r + 4 * run);
-  }
+template <typename Format>
+DOGSTAR_INLINE GroupScales DownScales(const FfnTask& task, int32_t group, int64_t panel) {
+  return LoadGroupScales<Format>(Bytes(task.down_scales), group, task.dim, 16 * panel);
 }
 
 // partial[r] += the block's runs, in order, for the outputs of one panel. at: of row 0 of the rows in flight;
@@ -136,33 +122,30 @@ template <typename Format, int kRunRows, int kRows>
 DOGSTAR_INLINE void DownBlock(const FfnTask& task, const FfnBlock& block, const uint8_t* codes, int64_t panel,
                               int64_t at, uint64_t outlier_runs, Vec16f* partial) {
   using Dot = typename Format::Dot;
-  const int8_t* x = task.z.codes + at * kBlockRows;
-#pragma GCC unroll 8
-  for (int run = 0; run < kBlockRows / kRunRows; ++run) {
-    if (run >= block.runs) break;
+  Unroll<0, kBlockRows / kRunRows>([&]<int run>() __attribute__((always_inline)) {
+    if (run >= block.runs) return;
     const int32_t* terms = task.z.run_terms + at * kRunTerms + run;
     Dot dots[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) dots[r] = Dot(Format::kMinimum ? 0 : Format::Start(terms[r * kRunTerms]));
-    AddRun<Format, kRunRows, kRows>(codes, run, x, dots);
+    constexpr int kQuads = kRunRows / 4;
+    AddQuads<Format, run * kQuads, run * kQuads + kQuads, kRows>(codes, task.z.codes + at * kBlockRows, dots);
     Vec16i exact[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) exact[r] = dots[r].Sum();
     AddOutliers<Format, kRows>(codes, task.z.outliers + at, static_cast<uint32_t>(outlier_runs >> (8 * run)), exact);
-    const uint8_t* scales = DownScales(task, block.run_groups[run], panel);
-    const Vec16f d = LoadHalf(scales);
+    const GroupScales scales = DownScales<Format>(task, block.run_groups[run], panel);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      partial[r] = Fma(Splat(task.z.scales[at + r]) * d, ToFloat(exact[r]), partial[r]);
+      partial[r] = Fma(Splat(task.z.scales[at + r]) * scales.d, ToFloat(exact[r]), partial[r]);
     }
     if constexpr (Format::kMinimum) {
-      const Vec16f m = LoadHalf(scales + 2 * int64_t{task.dim});
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        partial[r] = Fma(m, BitsAsFloat(SplatInt(terms[r * kRunTerms])), partial[r]);
+        partial[r] = Fma(scales.m, BitsAsFloat(SplatInt(terms[r * kRunTerms])), partial[r]);
       }
     }
-  }
+  });
 }
 
 // The float kernel's weights: columns [k, k + count) of 16 outputs.
@@ -188,23 +171,22 @@ struct PreciseDown {
   template <int kRows>
   static DOGSTAR_INLINE void Block(const FfnTask& task, const FfnBlock& block, int64_t panel, const float* z,
                                    Vec16f* partial) {
-    constexpr int kColumns = kBlockRows / Format::kCodeVectors;
     const uint8_t* codes =
         Bytes(block.down) + panel * task.down_panel_bytes + int64_t{block.block_in_page} * 64 * Format::kCodeVectors;
-    for (int n = 0; n < kBlockRows; n += kColumns) {
-      Vec16f w[kColumns];
-      CodeValues<Format>(LoadBytes(codes + n * 2 * Format::kCodeVectors), w);
-      for (int i = 0; i < kColumns; ++i) {
-        const int run = (n + i) / task.run_rows;
-        if ((block.used >> (n + i) & 1) == 0) continue;  // rows past the page's last have no group
-        const uint8_t* scales = DownScales(task, block.run_groups[run], panel);
-        w[i] = LoadHalf(scales) * w[i];
-        if constexpr (Format::kMinimum) w[i] = w[i] + LoadHalf(scales + 2 * int64_t{task.dim});
-        const float* column = z + int64_t{n + i} * task.z.rows;
+    Unroll<0, kBlockRows / 4>([&]<int quad>() {
+      Vec16f w[4];
+      QuadValues<Format, quad>(codes, w);
+      for (int i = 0; i < 4; ++i) {
+        const int n = 4 * quad + i;
+        if ((block.used >> n & 1) == 0) continue;  // rows past the page's last have no group
+        const GroupScales scales = DownScales<Format>(task, block.run_groups[n / task.run_rows], panel);
+        w[i] = scales.d * w[i];
+        if constexpr (Format::kMinimum) w[i] = w[i] + scales.m;
+        const float* column = z + int64_t{n} * task.z.rows;
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) partial[r] = Fma(w[i], Splat(column[r]), partial[r]);
       }
-    }
+    });
   }
 };
 
@@ -218,9 +200,9 @@ struct OverlayDown {
     for (int n = 0; n < kBlockRows; ++n, z += task.z.rows) {
       if ((block.used >> n & 1) == 0) continue;
       const Vec16f code = Code(codes, block.block_in_page * kBlockRows + n);
-      const uint8_t* scales = DownScales(task, block.run_groups[n], panel);
-      const Vec16f d = LoadHalf(scales);
-      const Vec16f m = Format::kMinimum ? LoadHalf(scales + 2 * int64_t{task.dim}) : Splat(0.0f);
+      const GroupScales scales = DownScales<Format>(task, block.run_groups[n], panel);
+      const Vec16f d = scales.d;
+      const Vec16f m = Format::kMinimum ? scales.m : Splat(0.0f);
       if (task.precise) {
         Vec16f w = d * code;
         if constexpr (Format::kMinimum) w = w + m;
@@ -237,11 +219,18 @@ struct OverlayDown {
   }
 
   static DOGSTAR_INLINE Vec16f Code(const uint8_t* codes, int64_t row) {
-    if constexpr (Format::kNibbles) {
-      const Vec16i pair = LoadU8(codes + 16 * (row / 2));
-      return Format::CodeValue(row % 2 == 0 ? pair & SplatInt(15) : ShiftRight<4>(pair));
+    if constexpr (Format::kLowBits == 8) {
+      return ToFloat(LoadS8(codes + 16 * row));
+    } else if constexpr (Format::kCodeVectors > 4) {
+      return ToFloat(Format::CodeInt(LoadU8(codes + 16 * row)));
     } else {
-      return Format::CodeValue(LoadS8(codes + 16 * row));
+      const Vec16i pair = LoadU8(codes + 16 * (row / 2));
+      const Vec16i code = row % 2 == 0 ? pair & SplatInt(15) : ShiftRight<4>(pair);
+      if constexpr (Format::kTable) {
+        return ToFloat(ShiftRightSigned<24>(ShiftLeft<24>(LookUp(kIq4Table, code))));
+      } else {
+        return ToFloat(Format::CodeInt(code));
+      }
     }
   }
 };
@@ -331,29 +320,18 @@ inline void FfnDown(const FfnTask& task, const FfnBlock* blocks, int64_t block_c
       return FloatDownPages<FloatDown<F16Decoder>>(task, blocks, block_count, begin, end);
     case QuantType::kBF16:
       return FloatDownPages<FloatDown<Bf16Decoder>>(task, blocks, block_count, begin, end);
-    case QuantType::kQ4_0:
-      return QuantDown<Q4_0Format>(task, blocks, block_count, begin, end);
-    case QuantType::kQ4_1:
-      return QuantDown<Q4_1Format>(task, blocks, block_count, begin, end);
-    case QuantType::kQ8_0:
-      return QuantDown<Q8_0Format>(task, blocks, block_count, begin, end);
+    default:
+      break;
   }
+  WithFormat(task.down_type, [&]<typename Format>() { QuantDown<Format>(task, blocks, block_count, begin, end); });
 }
 
 inline void OverlayDownRows(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin,
                             int64_t end) {
-  switch (task.down_type) {
-    case QuantType::kF32:
-    case QuantType::kF16:
-    case QuantType::kBF16:
-      return FfnDown(task, blocks, block_count, begin, end);
-    case QuantType::kQ4_0:
-      return FloatDownPages<OverlayDown<Q4_0Format>>(task, blocks, block_count, begin, end);
-    case QuantType::kQ4_1:
-      return FloatDownPages<OverlayDown<Q4_1Format>>(task, blocks, block_count, begin, end);
-    case QuantType::kQ8_0:
-      return FloatDownPages<OverlayDown<Q8_0Format>>(task, blocks, block_count, begin, end);
-  }
+  const bool quantized = WithFormat(task.down_type, [&]<typename Format>() {
+    FloatDownPages<OverlayDown<Format>>(task, blocks, block_count, begin, end);
+  });
+  if (!quantized) FfnDown(task, blocks, block_count, begin, end);
 }
 
 }  // namespace

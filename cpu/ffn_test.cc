@@ -19,10 +19,14 @@ class TestLayer {
         activation_(shape.activation),
         random_(seed) {
     pages_ = *AlignedBuffer::Create(layout_.page_count() * layout_.page_bytes);
-    scales_ = *AlignedBuffer::Create(layout_.group_count() * layout_.down_group_bytes());
-    for (uint64_t at = 0; at < scales_.size(); at += 2) {
-      const uint16_t half = FloatToHalf(static_cast<float>(random_.Uniform() - 0.5) * 0.1f);
-      std::memcpy(scales_.data() + at, &half, 2);
+    scales_ = *AlignedBuffer::Create(layout_.down_table_bytes());
+    const auto half = [&] { return FloatToHalf(static_cast<float>(random_.Uniform() - 0.5) * 0.1f); };
+    for (int32_t group = 0; group < layout_.group_count(); ++group) {
+      for (int32_t output = 0; output < layout_.dim; ++output) {
+        const StoredScales scales{half(), half(), static_cast<uint8_t>(random_.Next() % 16),
+                                  static_cast<uint8_t>(random_.Next() % 16)};
+        SetTableScales(layout_.down_type, scales, group, layout_.dim, output, scales_.data());
+      }
     }
     for (int32_t p = 0; p < layout_.page_count(); ++p) FillPage(p);
   }
@@ -57,7 +61,7 @@ class TestLayer {
     }
     std::vector<uint16_t> groups;
     for (int32_t row = 0; row < layout_.page_rows; row += layout_.run_rows) {
-      groups.push_back(static_cast<uint16_t>(random_.Next() % layout_.group_count()));
+      groups.push_back(static_cast<uint16_t>(random_.Next() % std::max(layout_.group_count(), 1)));
     }
     run_groups_.push_back(groups);
   }
@@ -78,13 +82,6 @@ class TestLayer {
   AlignedBuffer pages_, scales_;
   std::vector<std::vector<uint16_t>> run_groups_;
 };
-
-// One row of an overlay's down codes, from a page row.
-int PageDownCode(QuantType type, const std::byte* panel, int output, int32_t row) {
-  if (type == QuantType::kQ8_0) return std::to_integer<int>(panel[row / 4 * 64 + output * 4 + row % 4]);
-  const int pair = std::to_integer<int>(panel[row / 8 * 64 + output * 4 + row % 4]);
-  return row % 8 < 4 ? pair & 15 : pair >> 4;
-}
 
 // An overlay of some rows of a layer's first page.
 struct TestOverlay {
@@ -138,8 +135,8 @@ struct TestOverlay {
                     float_bytes);
         continue;
       }
-      const int code = PageDownCode(type, from, lane, rows[i]);
-      if (type == QuantType::kQ8_0) {
+      const int code = PanelCode(type, from, lane, rows[i]);
+      if (ShapeOf(type).bits() > 4) {
         to[i * 16 + lane] = static_cast<std::byte>(code);
       } else {
         to[i / 2 * 16 + lane] |= static_cast<std::byte>(i % 2 == 0 ? code : code << 4);
@@ -339,6 +336,15 @@ INSTANTIATE_TEST_SUITE_P(
         FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 32, 64, 32, 32},
         FfnCase{QuantType::kQ4_1, QuantType::kQ4_1, QuantType::kQ4_1, 32, 96, 64, 16},
         FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 32, 96, 64, 8},
+        FfnCase{QuantType::kQ5_0, QuantType::kQ5_1, QuantType::kQ5_0, 64, 96, 64, 8},
+        FfnCase{QuantType::kQ5_0, QuantType::kQ5_0, QuantType::kQ5_1, 64, 96, 32, 4},
+        FfnCase{QuantType::kIQ4_NL, QuantType::kIQ4_NL, QuantType::kIQ4_NL, 64, 96, 32, 8},
+        FfnCase{QuantType::kQ4_K, QuantType::kQ4_K, QuantType::kQ6_K, 256, 256, 96, 8},
+        FfnCase{QuantType::kQ4_K, QuantType::kQ4_K, QuantType::kQ4_K, 256, 512, 64, 32},
+        FfnCase{QuantType::kQ5_K, QuantType::kQ5_K, QuantType::kQ5_K, 256, 256, 64, 16},
+        FfnCase{QuantType::kQ6_K, QuantType::kQ3_K, QuantType::kQ3_K, 256, 256, 64, 8},
+        FfnCase{QuantType::kQ2_K, QuantType::kQ2_K, QuantType::kQ2_K, 256, 256, 64, 16},
+        FfnCase{QuantType::kQ2_K, QuantType::kQ2_K, QuantType::kQ6_K, 256, 256, 64, 4},
         FfnCase{QuantType::kF16, QuantType::kF16, QuantType::kF16, 64, 150, 64, 8},
         FfnCase{QuantType::kBF16, QuantType::kF32, QuantType::kBF16, 64, 70, 32, 4, FfnActivation::kGeluTanh},
         FfnCase{QuantType::kF32, QuantType::kF32, QuantType::kF32, 32, 64, 32, 16},

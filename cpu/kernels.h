@@ -22,11 +22,13 @@ inline constexpr int kTileRows = 8;
 struct TileView {
   const float* f32 = nullptr;
   const int8_t* codes = nullptr;
-  const float* scales = nullptr;          // d
-  const int32_t* code_sums = nullptr;     // -8 * (sum of the block's int8 codes), what Q4_0's offset adds
-  const float* sums = nullptr;            // d * float(sum of the block's codes, the outlier's included)
-  const int32_t* outliers = nullptr;      // 32 * (the outlier's code) + its column; undefined without an outlier
-  const uint8_t* outlier_rows = nullptr;  // of block b at b: bit r: row r has an outlier
+  const float* scales = nullptr;           // d
+  const int32_t* code_sums = nullptr;      // -8 * (sum of the block's int8 codes), what Q4_0's offset adds
+  const int32_t* low_code_sums = nullptr;  // the same of columns 0..15
+  const float* sums = nullptr;             // d * float(sum of the block's codes, the outlier's included)
+  const float* half_sums = nullptr;        // at 2 * (b * stride + r): the same of columns 0..15; then of 16..31
+  const int32_t* outliers = nullptr;       // 32 * (the outlier's code) + its column; undefined without an outlier
+  const uint8_t* outlier_rows = nullptr;   // of block b at b: bit r: row r has an outlier
   int32_t stride = 0;
 };
 
@@ -36,7 +38,9 @@ struct ActivationBuffers {
   int8_t* codes = nullptr;
   float* scales = nullptr;
   int32_t* code_sums = nullptr;
+  int32_t* low_code_sums = nullptr;
   float* sums = nullptr;
+  float* half_sums = nullptr;
   int32_t* outliers = nullptr;
   uint8_t* outlier_rows = nullptr;  // of block b of a tile at tile * (cols / 32) + b
 };
@@ -100,13 +104,13 @@ struct FfnTask {
   uint64_t gate_panel_bytes = 0;
   uint64_t up_panel_bytes = 0;
   QuantType down_type = QuantType::kF32;
-  bool int8_down = false;  // z quantized
+  bool down_minimum = false;  // scales come with minimums
+  bool int8_down = false;     // z quantized
   bool precise = false;
   int32_t dim = 0;
   int32_t run_rows = 0;
   uint64_t down_panel_bytes = 0;
   const std::byte* down_scales = nullptr;
-  uint64_t group_bytes = 0;
   FfnActivation activation = FfnActivation::kSilu;
   ActivationBuffers x;
   int32_t x_rows = 0;

@@ -31,7 +31,8 @@ struct Shape {
 class MatMulTest : public ::testing::TestWithParam<QuantType> {
  protected:
   // Both layouts, every instruction set and thread count, against the reference.
-  void Check(const Shape& shape, bool precise) {
+  void Check(Shape shape, bool precise) {
+    shape.cols = WholeBlocks(GetParam(), shape.cols);
     const TestMatrix w = MakeMatrix(GetParam(), shape.w_rows, shape.cols, 1);
     const std::vector<float> x = RandomActivations(2, int64_t{shape.rows} * shape.cols);
     const std::vector<float> expected = Reference(w, x, shape.rows, precise);
@@ -74,7 +75,8 @@ TEST_P(MatMulTest, ManyRowsThatDoNotFitACacheEqualSingleRows) {
 }
 
 TEST_P(MatMulTest, FewerRowsThanPreparedAndAnOutputColumn) {
-  constexpr int32_t kRows = 11, kCols = 64, kWeightRows = 20, kOutCol = 5;
+  constexpr int32_t kRows = 11, kWeightRows = 20, kOutCol = 5;
+  const int32_t kCols = WholeBlocks(GetParam(), 64);
   const TestMatrix w = MakeMatrix(GetParam(), kWeightRows, kCols, 5);
   const std::vector<float> x = RandomActivations(6, kRows * kCols);
   const std::vector<float> expected = Reference(w, x, kRows, false);
@@ -98,14 +100,20 @@ TEST_P(MatMulTest, FewerRowsThanPreparedAndAnOutputColumn) {
 
 // Codes at the ends of their ranges, where a 16-bit intermediate would overflow.
 TEST_P(MatMulTest, ExtremeCodesAreExact) {
-  constexpr int32_t kRows = 16, kCols = 64;
+  constexpr int32_t kRows = 16, kCols = 256;
   TestMatrix w = MakeMatrix(GetParam(), kRows, kCols, 7);
-  if (TraitsOf(w.type).block_weights == 1) return;
-  const int header = w.type == QuantType::kQ4_1 ? 4 : 2;
-  const int block_bytes = TraitsOf(w.type).block_bytes;
-  for (int64_t at = 0; at < static_cast<int64_t>(w.plain.size()); ++at) {
-    if (at % block_bytes < header) continue;
-    w.plain.data()[at] = w.type == QuantType::kQ8_0 ? std::byte{0x80} : std::byte{0xff};
+  if (IsFloatType(w.type)) return;
+  // Codes of all ones; -128 for signed bytes. Scales stay.
+  Codes codes;
+  codes.fill(w.type == QuantType::kQ8_0 ? uint8_t{0x80} : static_cast<uint8_t>((1 << ShapeOf(w.type).bits()) - 1));
+  const uint64_t row_bytes = RowBytes(w.type, kCols);
+  for (int32_t r = 0; r < kRows; ++r) {
+    std::vector<std::byte> row(row_bytes);
+    for (int64_t i = 0; i < kCols / 32; ++i) StoreCodes(w.type, codes, i, row.data());
+    for (int64_t g = 0; g < kCols / ShapeOf(w.type).group_weights; ++g) {
+      StoreScales(w.type, LoadScales(w.type, w.row(r), g), g, row.data());
+    }
+    std::memcpy(w.plain.data() + r * row_bytes, row.data(), row_bytes);
   }
   PackMatrix(w.type, w.plain.data(), kRows, kCols, w.panels.data());
   for (const float sign : {1.0f, -1.0f}) {
@@ -120,7 +128,8 @@ TEST_P(MatMulTest, ExtremeCodesAreExact) {
 
 TEST_P(MatMulTest, PackPanelsEqualsPackPanel) {
   for (const int32_t rows : {16, 35}) {
-    for (const int32_t cols : {32, 96, 256}) {
+    for (const int32_t least_cols : {32, 96, 512}) {
+      const int32_t cols = WholeBlocks(GetParam(), least_cols);
       const TestMatrix w = MakeMatrix(GetParam(), rows, cols, 8);
       for (const CpuOptions& options : AllOptions(false)) {
         auto backend = MakeBackend(options);
@@ -173,7 +182,8 @@ TEST_P(MatMulTest, IsCloseToTheProductOfDecodedWeights) {
 }
 
 TEST_P(MatMulTest, GatherRowsGivesDecodedRows) {
-  constexpr int32_t kRows = 37, kCols = 96;
+  constexpr int32_t kRows = 37;
+  const int32_t kCols = WholeBlocks(GetParam(), 96);
   const TestMatrix table = MakeMatrix(GetParam(), kRows, kCols, 11);
   const std::vector<int32_t> row_index = {36, 0, 17, 17, 5};
   std::vector<float> expected(row_index.size() * kCols);
@@ -195,8 +205,9 @@ INSTANTIATE_TEST_SUITE_P(AllTypes, MatMulTest, ::testing::ValuesIn(kAllTypes),
 
 // Plain matrices come straight from files: their rows start anywhere.
 TEST(PlainMatMulTest, DataMayBeUnaligned) {
-  constexpr int32_t kRows = 16, kCols = 64;
+  constexpr int32_t kRows = 16;
   for (const QuantType type : kAllTypes) {
+    const int32_t kCols = WholeBlocks(type, 64);
     const TestMatrix w = MakeMatrix(type, kRows, kCols, 12);
     const std::vector<float> x = RandomActivations(13, kCols);
     std::vector<std::byte> shifted(w.plain.size() + 1);

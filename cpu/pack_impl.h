@@ -18,49 +18,185 @@ DOGSTAR_INLINE RowPointers PointersOf(const uint8_t* rows, uint64_t row_bytes) {
 
 DOGSTAR_INLINE void CopyHalf(const uint8_t* from, uint8_t* to) { __builtin_memcpy(to, from, 2); }
 
-// The low nibbles of four bytes of `a` and of `b`, b's above a's; and the high ones.
-DOGSTAR_INLINE Vec16i JoinLow(Vec16i a, Vec16i b) { return LowNibbles(a) | ShiftLeft<4>(LowNibbles(b)); }
-DOGSTAR_INLINE Vec16i JoinHigh(Vec16i a, Vec16i b) {
-  return HighNibbles(a) | (b & SplatInt(static_cast<int>(0xf0f0f0f0)));
+// A 32-bit word of each row.
+DOGSTAR_INLINE Vec16i LoadWords(const RowPointers& rows, int64_t offset) {
+  alignas(64) uint32_t words[16];
+  for (int r = 0; r < 16; ++r) __builtin_memcpy(words + r, rows.row[r] + offset, 4);
+  return LoadBytes(words);
 }
 
-template <typename Format>
-DOGSTAR_INLINE void PackBlock(const RowPointers& rows, int64_t block, uint8_t* codes, uint8_t* scales) {
-  constexpr int kHeader = Format::kMinimum ? 4 : 2;
-  constexpr int kBlockBytes = kHeader + 4 * Format::kCodeVectors;
-  const int64_t at = block * kBlockBytes;
-  for (int r = 0; r < 16; ++r) {
-    CopyHalf(rows.row[r] + at, scales + 2 * r);
-    if constexpr (Format::kMinimum) CopyHalf(rows.row[r] + at + 2, scales + 32 + 2 * r);
+// Eight quads from 32 neighbouring bytes of each row.
+DOGSTAR_INLINE void LoadBlockBytes(const RowPointers& rows, int64_t offset, Vec16i* q) {
+  LoadTransposed(rows.row, offset, q);
+  LoadTransposed(rows.row, offset + 16, q + 4);
+}
+
+DOGSTAR_INLINE Vec16i Field(Vec16i v, int shift, int bits) {
+  return ShiftRightBy(v, shift) & SplatInt(((1 << bits) - 1) * 0x01010101);
+}
+
+// How the blocks of a type lie in a plain row (base/quant_codes.cc): bytes of a block, offsets of its parts, and the
+// codes of its 32 columns `part` as quads. kColumns: of a block.
+template <typename Format, int kHeader>
+struct SmallBlocks {
+  static constexpr int kColumns = 32;
+  static constexpr int kBytes = kHeader + 4 * Format::kLowBits;
+  static constexpr int kD = 0, kM = 2;
+  static DOGSTAR_INLINE void Quads(const RowPointers& rows, int64_t at, int, Vec16i* q) {
+    if constexpr (Format::kLowBits == 8) {
+      LoadBlockBytes(rows, at + kHeader, q);
+    } else {
+      Vec16i bytes[4];
+      LoadTransposed(rows.row, at + kHeader, bytes);
+      for (int i = 0; i < 4; ++i) {
+        q[i] = LowNibbles(bytes[i]);
+        q[4 + i] = HighNibbles(bytes[i]);
+      }
+    }
+    if constexpr (Format::kHighBits == 1) {
+      const Vec16i word = LoadWords(rows, at + kHeader - 4);
+      for (int k = 0; k < 8; ++k) {  // the product brings bit i of a nibble to bit 0 of byte i
+        const Vec16i nibble = ShiftRightBy(word, 4 * k) & SplatInt(15);
+        q[k] = q[k] | ShiftLeft<4>(nibble * SplatInt(0x00204081) & SplatInt(0x01010101));
+      }
+    }
   }
-  Vec16i q[4];
-  LoadTransposed(rows.row, at + kHeader, q);
-  if constexpr (Format::kNibbles) {
-    StoreBytes(JoinLow(q[0], q[1]), codes);
-    StoreBytes(JoinLow(q[2], q[3]), codes + 64);
-    StoreBytes(JoinHigh(q[0], q[1]), codes + 128);
-    StoreBytes(JoinHigh(q[2], q[3]), codes + 192);
+};
+
+struct Q4_KBlocks {
+  static constexpr int kColumns = 256, kBytes = 144, kD = 0, kM = 2, kScales = 4;
+  static DOGSTAR_INLINE void Quads(const RowPointers& rows, int64_t at, int part, Vec16i* q) {
+    LoadBlockBytes(rows, at + 16 + part / 2 * 32, q);
+    for (int k = 0; k < 8; ++k) q[k] = Field(q[k], part % 2 * 4, 4);
+  }
+};
+struct Q5_KBlocks {
+  static constexpr int kColumns = 256, kBytes = 176, kD = 0, kM = 2, kScales = 4;
+  static DOGSTAR_INLINE void Quads(const RowPointers& rows, int64_t at, int part, Vec16i* q) {
+    Vec16i high[8];
+    LoadBlockBytes(rows, at + 48 + part / 2 * 32, q);
+    LoadBlockBytes(rows, at + 16, high);
+    for (int k = 0; k < 8; ++k) q[k] = Field(q[k], part % 2 * 4, 4) | ShiftLeft<4>(Field(high[k], part, 1));
+  }
+};
+struct Q6_KBlocks {
+  static constexpr int kColumns = 256, kBytes = 210, kD = 208, kM = 0, kScales = 192;
+  static DOGSTAR_INLINE void Quads(const RowPointers& rows, int64_t at, int part, Vec16i* q) {
+    Vec16i high[8];
+    LoadBlockBytes(rows, at + part / 4 * 64 + part % 2 * 32, q);
+    LoadBlockBytes(rows, at + 128 + part / 4 * 32, high);
+    for (int k = 0; k < 8; ++k) {
+      q[k] = Field(q[k], part / 2 % 2 * 4, 4) | ShiftLeft<4>(Field(high[k], part % 4 * 2, 2));
+    }
+  }
+};
+struct Q2_KBlocks {
+  static constexpr int kColumns = 256, kBytes = 84, kD = 80, kM = 82, kScales = 0;
+  static DOGSTAR_INLINE void Quads(const RowPointers& rows, int64_t at, int part, Vec16i* q) {
+    LoadBlockBytes(rows, at + 16 + part / 4 * 32, q);
+    for (int k = 0; k < 8; ++k) q[k] = Field(q[k], part % 4 * 2, 2);
+  }
+};
+struct Q3_KBlocks {
+  static constexpr int kColumns = 256, kBytes = 110, kD = 108, kM = 0, kScales = 96;
+  static DOGSTAR_INLINE void Quads(const RowPointers& rows, int64_t at, int part, Vec16i* q) {
+    Vec16i high[8];
+    LoadBlockBytes(rows, at + 32 + part / 4 * 32, q);
+    LoadBlockBytes(rows, at, high);
+    for (int k = 0; k < 8; ++k) q[k] = Field(q[k], part % 4 * 2, 2) | ShiftLeft<2>(Field(high[k], part, 1));
+  }
+};
+
+// Eight quads of codes as a panel's vectors of one block.
+template <typename Format>
+DOGSTAR_INLINE void StoreQuads(const Vec16i* q, uint8_t* codes) {
+  if constexpr (Format::kLowBits == 8) {
+    for (int k = 0; k < 8; ++k) StoreBytes(q[k], codes + 64 * k);
+  } else if constexpr (Format::kLowBits == 4) {
+    for (int v = 0; v < 4; ++v) {
+      StoreBytes(LowNibbles(q[2 * v]) | ShiftLeft<4>(LowNibbles(q[2 * v + 1])), codes + 64 * v);
+    }
   } else {
-    for (int i = 0; i < 4; ++i) StoreBytes(q[i], codes + 64 * i);
-    LoadTransposed(rows.row, at + kHeader + 16, q);
-    for (int i = 0; i < 4; ++i) StoreBytes(q[i], codes + 256 + 64 * i);
+    for (int v = 0; v < 2; ++v) {
+      Vec16i four = Field(q[4 * v], 0, 2);
+      for (int f = 1; f < 4; ++f) four = four | ShiftLeftBy(Field(q[4 * v + f], 0, 2), 2 * f);
+      StoreBytes(four, codes + 64 * v);
+    }
+  }
+  if constexpr (Format::kHighBits > 0) {
+    constexpr int kFields = 8 / Format::kHighBits;  // of a vector
+    for (int v = 0; v < Format::kHighBits; ++v) {
+      Vec16i high = SplatInt(0);
+      for (int f = 0; f < kFields; ++f) {
+        const Vec16i bits = Field(q[kFields * v + f], Format::kLowBits, Format::kHighBits);
+        high = high | ShiftLeftBy(bits, Format::kHighBits * f);
+      }
+      StoreBytes(high, codes + 64 * (Format::kLowBits + v));
+    }
   }
 }
 
-template <typename Format>
+// The six-bit scales and minimums of Q4_K and Q5_K: those of groups 0..3 in the low bits of bytes 0..7, of 4..7 in the
+// nibbles of bytes 8..11 and the upper bits of 0..7.
+DOGSTAR_INLINE void UnpackPairs(const uint8_t* packed, uint8_t* scales, uint8_t* minimums) {
+  for (int g = 0; g < 4; ++g) {
+    scales[g] = packed[g] & 63;
+    minimums[g] = packed[4 + g] & 63;
+    scales[4 + g] = static_cast<uint8_t>((packed[8 + g] & 15) | (packed[g] >> 6 << 4));
+    minimums[4 + g] = static_cast<uint8_t>((packed[8 + g] >> 4) | (packed[4 + g] >> 6 << 4));
+  }
+}
+// Q3_K's sixteen: nibbles in bytes 0..7, upper bits in 8..11, 32 too large.
+DOGSTAR_INLINE void UnpackSigned(const uint8_t* packed, uint8_t* scales) {
+  for (int g = 0; g < 16; ++g) {
+    const int low = packed[g % 8] >> (g / 8 * 4) & 15, high = packed[8 + g % 4] >> (g / 4 * 2) & 3;
+    scales[g] = static_cast<uint8_t>((low | high << 4) - 32);
+  }
+}
+
+// The scales of one block of all rows to its part of the panel's table.
+template <typename Format, typename Blocks>
+DOGSTAR_INLINE void PackScales(const RowPointers& rows, int64_t at, uint8_t* table) {
+  for (int r = 0; r < 16; ++r) {
+    CopyHalf(rows.row[r] + at + Blocks::kD, table + 2 * r);
+    if constexpr (Format::kMinimum) CopyHalf(rows.row[r] + at + Blocks::kM, table + 32 + 2 * r);
+    if constexpr (Format::kSuperBlocks) {
+      const uint8_t* packed = rows.row[r] + at + Blocks::kScales;
+      uint8_t* to = table + 16 * Format::kHalfBytes + r;
+      uint8_t scales[16], minimums[8];
+      if constexpr (Format::kScales == Scales::kBytePair) {
+        UnpackPairs(packed, scales, minimums);
+        for (int g = 0; g < 8; ++g) to[32 * g + 16] = minimums[g];
+      } else if constexpr (Format::kLowBits == 2 && Format::kHighBits == 1) {
+        UnpackSigned(packed, scales);
+      } else {
+        __builtin_memcpy(scales, packed, 16);
+      }
+      for (int g = 0; g < Format::kGroupsPerBlock; ++g) to[16 * Format::kGroupBytes * g] = scales[g];
+    }
+  }
+}
+
+template <typename Format, typename Blocks>
 inline void PackQuant(const RowPointers& rows, uint64_t row_bytes, int32_t cols, uint8_t* panel) {
+  constexpr int kParts = Blocks::kColumns / 32;
   constexpr int64_t kCodeBytes = 64 * Format::kCodeVectors;
-  const int64_t blocks = cols / 32;
-  // An odd number of blocks with one scale each ends in half a vector: the rest of it is zero.
-  const int64_t scale_bytes = blocks * Format::kScaleBytes;
-  __builtin_memset(panel + blocks * kCodeBytes + scale_bytes, 0, scale_bytes % 64);
+  const int64_t blocks = cols / Blocks::kColumns;
+  uint8_t* table = panel + cols / 32 * kCodeBytes;
+  // A table may end in the middle of a vector: the rest of it is zero.
+  const int64_t table_bytes = blocks * Format::kTableBytes * 16;
+  __builtin_memset(table + table_bytes, 0, (64 - table_bytes % 64) % 64);
   // The next panel's rows follow these: asking for them in the order of memory suits the prefetchers better than
   // sixteen short streams do.
   const uint8_t* ahead = rows.row[0] + 16 * row_bytes;
-  const int64_t block_bytes = static_cast<int64_t>(row_bytes) / blocks;
   for (int64_t b = 0; b < blocks; ++b) {
-    for (int64_t i = 0; i < 16 * block_bytes; i += 64) Prefetch(ahead + b * 16 * block_bytes + i);
-    PackBlock<Format>(rows, b, panel + b * kCodeBytes, panel + blocks * kCodeBytes + b * Format::kScaleBytes);
+    for (int64_t i = 0; i < 16 * Blocks::kBytes; i += 64) Prefetch(ahead + b * 16 * Blocks::kBytes + i);
+    PackScales<Format, Blocks>(rows, b * Blocks::kBytes, table + b * Format::kTableBytes * 16);
+    for (int part = 0; part < kParts; ++part) {
+      Vec16i q[8];
+      Blocks::Quads(rows, b * Blocks::kBytes, part, q);
+      StoreQuads<Format>(q, panel + (b * kParts + part) * kCodeBytes);
+    }
   }
 }
 
@@ -93,11 +229,27 @@ inline void PackPanelRows(QuantType type, const std::byte* rows, uint64_t row_by
     case QuantType::kBF16:
       return PackHalves(pointers, cols, out);
     case QuantType::kQ4_0:
-      return PackQuant<Q4_0Format>(pointers, row_bytes, cols, out);
+      return PackQuant<Q4_0Format, SmallBlocks<Q4_0Format, 2>>(pointers, row_bytes, cols, out);
     case QuantType::kQ4_1:
-      return PackQuant<Q4_1Format>(pointers, row_bytes, cols, out);
+      return PackQuant<Q4_1Format, SmallBlocks<Q4_1Format, 4>>(pointers, row_bytes, cols, out);
+    case QuantType::kQ5_0:
+      return PackQuant<Q5_0Format, SmallBlocks<Q5_0Format, 6>>(pointers, row_bytes, cols, out);
+    case QuantType::kQ5_1:
+      return PackQuant<Q5_1Format, SmallBlocks<Q5_1Format, 8>>(pointers, row_bytes, cols, out);
     case QuantType::kQ8_0:
-      return PackQuant<Q8_0Format>(pointers, row_bytes, cols, out);
+      return PackQuant<Q8_0Format, SmallBlocks<Q8_0Format, 2>>(pointers, row_bytes, cols, out);
+    case QuantType::kIQ4_NL:
+      return PackQuant<Iq4NlFormat, SmallBlocks<Iq4NlFormat, 2>>(pointers, row_bytes, cols, out);
+    case QuantType::kQ2_K:
+      return PackQuant<Q2_KFormat, Q2_KBlocks>(pointers, row_bytes, cols, out);
+    case QuantType::kQ3_K:
+      return PackQuant<Q3_KFormat, Q3_KBlocks>(pointers, row_bytes, cols, out);
+    case QuantType::kQ4_K:
+      return PackQuant<Q4_KFormat, Q4_KBlocks>(pointers, row_bytes, cols, out);
+    case QuantType::kQ5_K:
+      return PackQuant<Q5_KFormat, Q5_KBlocks>(pointers, row_bytes, cols, out);
+    case QuantType::kQ6_K:
+      return PackQuant<Q6_KFormat, Q6_KBlocks>(pointers, row_bytes, cols, out);
   }
 }
 

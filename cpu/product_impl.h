@@ -15,70 +15,184 @@ constexpr int64_t kPrefetchBlocks = 32;
 DOGSTAR_INLINE void Prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 DOGSTAR_INLINE const uint8_t* Bytes(const std::byte* p) { return reinterpret_cast<const uint8_t*>(p); }
 
-// Block formats. kCodeVectors: 64-byte vectors of codes per block of 32 columns; a vector holds 16 rows.
-struct Q4_0Format {
-  using Dot = NibbleDot;
-  static constexpr int kCodeVectors = 4;
-  static constexpr int kScaleBytes = 32;
-  static constexpr bool kMinimum = false;
-  static constexpr bool kNibbles = true;
-  static DOGSTAR_INLINE int32_t Start(int32_t minus_8_sum) { return minus_8_sum; }
-  static DOGSTAR_INLINE Vec16i CodeInt(Vec16i code) { return code + SplatInt(-8); }
-  static DOGSTAR_INLINE Vec16f CodeValue(Vec16i code) { return ToFloat(CodeInt(code)); }
+// How the scales of a format lie in a scale table, see base/quant_codes.h.
+enum class Scales { kHalf, kHalfPair, kByte, kBytePair, kNibblePair };
+
+// Block formats, as base/quant_codes.h and base/panel.h describe them. kSigned: codes are products' signed bytes as
+// they are, or after a table.
+template <int kLow, int kHigh, int kOffsetOfCodes, int kGroupColumns, Scales kScalesOfGroups, typename DotOfCodes>
+struct CodeFormat {
+  using Dot = DotOfCodes;
+  static constexpr int kLowBits = kLow;
+  static constexpr int kHighBits = kHigh;
+  static constexpr int kOffset = kOffsetOfCodes;
+  static constexpr int kGroup = kGroupColumns;
+  static constexpr Scales kScales = kScalesOfGroups;
+  static constexpr bool kMinimum = kScales != Scales::kHalf && kScales != Scales::kByte;
+  static constexpr bool kSuperBlocks = kScales != Scales::kHalf && kScales != Scales::kHalfPair;
+  static constexpr bool kSigned = false;
+  static constexpr bool kTable = false;
+  static constexpr int kCodeVectors = kLow + kHigh;  // 64-byte vectors per block of 32 columns; a vector holds 16 rows
+  // Bytes of a scale table a lane: of the halves before a block's groups, of a group, of a block.
+  static constexpr int kHalfBytes = kMinimum ? 4 : 2;
+  static constexpr int kGroupBytes = !kSuperBlocks ? 0 : kScales == Scales::kBytePair ? 2 : 1;
+  static constexpr int kGroupsPerBlock = kSuperBlocks ? 256 / kGroup : 1;
+  static constexpr int kTableBytes = kHalfBytes + kGroupsPerBlock * kGroupBytes;
+  // What the dot product of a group starts with: -8 * (sum of the x codes), brought to the format's offset.
+  static DOGSTAR_INLINE int32_t Start(int32_t minus_8_sum) {
+    return kOffset >= 8 ? minus_8_sum * (kOffset / 8) : kOffset == 4 ? minus_8_sum / 2 : 0;
+  }
+  static DOGSTAR_INLINE Vec16i CodeInt(Vec16i code) { return kOffset == 0 ? code : code + SplatInt(-kOffset); }
 };
-struct Q4_1Format {
-  using Dot = NibbleDot;
-  static constexpr int kCodeVectors = 4;
-  static constexpr int kScaleBytes = 64;
-  static constexpr bool kMinimum = true;
-  static constexpr bool kNibbles = true;
-  static DOGSTAR_INLINE int32_t Start(int32_t) { return 0; }
-  static DOGSTAR_INLINE Vec16i CodeInt(Vec16i code) { return code; }
-  static DOGSTAR_INLINE Vec16f CodeValue(Vec16i code) { return ToFloat(code); }
-};
-struct Q8_0Format {
-  using Dot = ByteDot;
-  static constexpr int kCodeVectors = 8;
-  static constexpr int kScaleBytes = 32;
-  static constexpr bool kMinimum = false;
-  static constexpr bool kNibbles = false;
+// Signed products are done with codes made unsigned by 128 where the instruction set wants that.
+template <int kLow, bool kTableOfValues>
+struct SignedFormat : CodeFormat<kLow, 0, 0, 32, Scales::kHalf, ByteDot> {
+  static constexpr bool kSigned = true;
+  static constexpr bool kTable = kTableOfValues;
   static DOGSTAR_INLINE int32_t Start(int32_t minus_8_sum) { return minus_8_sum * 16; }
-  static DOGSTAR_INLINE Vec16i CodeInt(Vec16i code) { return code; }
-  static DOGSTAR_INLINE Vec16f CodeValue(Vec16i code) { return ToFloat(code); }
 };
 
-// Adds vector v of a block to each row's exact sum; x: the block's codes of row 0, rows 32 apart.
-template <typename Format, int kRows>
-DOGSTAR_INLINE void AddCodeVector(const uint8_t* codes, int v, const int8_t* x, typename Format::Dot* dots) {
-  const Vec16i raw = LoadBytes(codes + 64 * v);
-  if constexpr (Format::kNibbles) {
-    const Vec16i low = LowNibbles(raw);
-    const Vec16i high = HighNibbles(raw);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      dots[r].Add(low, x + 32 * r + 8 * v);
-      dots[r].Add(high, x + 32 * r + 8 * v + 4);
-    }
+using Q4_0Format = CodeFormat<4, 0, 8, 32, Scales::kHalf, NibbleDot>;
+using Q4_1Format = CodeFormat<4, 0, 0, 32, Scales::kHalfPair, NibbleDot>;
+using Q5_0Format = CodeFormat<4, 1, 16, 32, Scales::kHalf, WideDot>;
+using Q5_1Format = CodeFormat<4, 1, 0, 32, Scales::kHalfPair, WideDot>;
+using Q8_0Format = SignedFormat<8, false>;
+using Q2_KFormat = CodeFormat<2, 0, 0, 16, Scales::kNibblePair, NibbleDot>;
+using Q3_KFormat = CodeFormat<2, 1, 4, 16, Scales::kByte, NibbleDot>;
+using Q4_KFormat = CodeFormat<4, 0, 0, 32, Scales::kBytePair, NibbleDot>;
+using Q5_KFormat = CodeFormat<4, 1, 0, 32, Scales::kBytePair, WideDot>;
+using Q6_KFormat = CodeFormat<4, 2, 32, 16, Scales::kByte, WideDot>;
+using Iq4NlFormat = SignedFormat<4, true>;
+
+// kIq4Values of base/quant_codes.h; kernels use nothing of shared headers but constants.
+alignas(16) constexpr int8_t kIq4Table[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+// Calls work.template operator()<i>() for i in [kBegin, kEnd).
+template <int kBegin, int kEnd, typename Work>
+DOGSTAR_INLINE void Unroll(const Work& work) {
+  if constexpr (kBegin < kEnd) {
+    work.template operator()<kBegin>();
+    Unroll<kBegin + 1, kEnd>(work);
+  }
+}
+
+template <int kBits>
+DOGSTAR_INLINE Vec16i ShiftedRight(Vec16i v) {
+  if constexpr (kBits == 0) {
+    return v;
+  } else if constexpr (kBits < 0) {
+    return ShiftLeft<-kBits>(v);
   } else {
-    const Vec16i prepared = ByteDot::Prepare(raw);
+    return ShiftRight<kBits>(v);
+  }
+}
+
+// The codes of quad k (columns 4k .. 4k + 3 of a block) of 16 rows, a byte each; signed formats: their numbers.
+template <typename Format, int k>
+DOGSTAR_INLINE Vec16i LoadQuad(const uint8_t* codes) {
+  constexpr int kLow = Format::kLowBits;
+  const Vec16i raw = LoadBytes(codes + 64 * (k * kLow / 8));
+  if constexpr (kLow == 8) {
+    return raw;
+  } else {
+    constexpr int kMask = ((1 << kLow) - 1) * 0x01010101;
+    const Vec16i low = ShiftedRight<k * kLow % 8>(raw) & SplatInt(kMask);
+    if constexpr (Format::kTable) {
+      return LookUp(kIq4Table, low);
+    } else if constexpr (Format::kHighBits > 0) {
+      constexpr int kHigh = Format::kHighBits;
+      constexpr int kHighMask = (((1 << kHigh) - 1) << kLow) * 0x01010101;
+      const Vec16i high = LoadBytes(codes + 64 * (kLow + k * kHigh / 8));
+      return OrMasked(low, ShiftedRight<k * kHigh % 8 - kLow>(high), SplatInt(kHighMask));
+    } else {
+      return low;
+    }
+  }
+}
+
+// Adds quads [kBegin, kEnd) of a block to each row's exact sum; x: the block's codes of row 0, rows 32 apart.
+template <typename Format, int kBegin, int kEnd, int kRows>
+DOGSTAR_INLINE void AddQuads(const uint8_t* codes, const int8_t* x, typename Format::Dot* dots) {
+  Unroll<kBegin, kEnd>([&]<int k>() __attribute__((always_inline)) {
+    Vec16i quad = LoadQuad<Format, k>(codes);
+    if constexpr (Format::kSigned) quad = ByteDot::Prepare(quad);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) dots[r].Add(prepared, x + 32 * r + 4 * v);
+    for (int r = 0; r < kRows; ++r) dots[r].Add(quad, x + 32 * r + 4 * k);
+  });
+}
+
+// The numbers of quad k, column by column, before their scales.
+template <typename Format, int k>
+DOGSTAR_INLINE void QuadValues(const uint8_t* codes, Vec16f* values) {
+  const Vec16i quad = LoadQuad<Format, k>(codes);
+  if constexpr (Format::kSigned) {
+    values[0] = ToFloat(ShiftRightSigned<24>(ShiftLeft<24>(quad)));
+    values[1] = ToFloat(ShiftRightSigned<24>(ShiftLeft<16>(quad)));
+    values[2] = ToFloat(ShiftRightSigned<24>(ShiftLeft<8>(quad)));
+    values[3] = ToFloat(ShiftRightSigned<24>(quad));
+  } else {
+    const Vec16i mask = SplatInt(255);
+    values[0] = ToFloat(Format::CodeInt(quad & mask));
+    values[1] = ToFloat(Format::CodeInt(ShiftRight<8>(quad) & mask));
+    values[2] = ToFloat(Format::CodeInt(ShiftRight<16>(quad) & mask));
+    values[3] = ToFloat(Format::CodeInt(ShiftRight<24>(quad)));
+  }
+}
+
+// d and m of a scale group, 16 lanes from `lane` on; m undefined without a minimum. Scales of super blocks are made
+// here: the products are exact.
+struct GroupScales {
+  Vec16f d, m;
+};
+template <typename Format>
+DOGSTAR_INLINE GroupScales LoadGroupScales(const uint8_t* table, int64_t group, int64_t lanes, int64_t lane) {
+  const uint8_t* block = table + group / Format::kGroupsPerBlock * Format::kTableBytes * lanes;
+  GroupScales scales;
+  scales.d = LoadHalf(block + 2 * lane);
+  if constexpr (Format::kMinimum) scales.m = LoadHalf(block + 2 * (lanes + lane));
+  if constexpr (Format::kSuperBlocks) {
+    const uint8_t* bytes =
+        block + (Format::kHalfBytes + group % Format::kGroupsPerBlock * Format::kGroupBytes) * lanes + lane;
+    if constexpr (Format::kScales == Scales::kByte) {
+      scales.d = scales.d * ToFloat(LoadS8(bytes));
+    } else if constexpr (Format::kScales == Scales::kBytePair) {
+      scales.d = scales.d * ToFloat(LoadU8(bytes));
+      scales.m = -(scales.m * ToFloat(LoadU8(bytes + lanes)));
+    } else {
+      const Vec16i both = LoadU8(bytes);
+      scales.d = scales.d * ToFloat(both & SplatInt(15));
+      scales.m = -(scales.m * ToFloat(ShiftRight<4>(both)));
+    }
+  }
+  return scales;
+}
+
+// The code of one column of a block as a number.
+template <typename Format>
+DOGSTAR_INLINE Vec16i ColumnValue(const uint8_t* codes, int column) {
+  const int quad = column / 4, byte = 8 * (column % 4);
+  const auto field = [&](const uint8_t* vectors, int bits) __attribute__((always_inline)) {
+    const Vec16i raw = LoadBytes(vectors + 64 * (quad * bits / 8));
+    return ShiftRightBy(raw, byte + quad * bits % 8) & SplatInt((1 << bits) - 1);
+  };
+  if constexpr (Format::kLowBits == 8) {
+    return ShiftRightSigned<24>(ShiftLeftBy(LoadBytes(codes + 64 * quad), 24 - byte));
+  } else if constexpr (Format::kTable) {
+    return ShiftRightSigned<24>(ShiftLeft<24>(LookUp(kIq4Table, field(codes, 4))));
+  } else {
+    Vec16i code = field(codes, Format::kLowBits);
+    if constexpr (Format::kHighBits > 0) {
+      const Vec16i high = field(codes + 64 * Format::kLowBits, Format::kHighBits);
+      code = code | ShiftLeft<Format::kLowBits>(high);
+    }
+    return Format::CodeInt(code);
   }
 }
 
 // The outlier's part of a block's exact sums; outlier: as in TileView.
 template <typename Format>
 DOGSTAR_INLINE Vec16i OutlierProducts(const uint8_t* codes, int32_t outlier) {
-  const int column = outlier & 31;
-  const Vec16i x_code = SplatInt(outlier >> 5);
-  const int byte = 8 * (column % 4);
-  if constexpr (Format::kNibbles) {
-    const Vec16i raw = LoadBytes(codes + 64 * (column / 8));
-    return Format::CodeInt(ShiftRightBy(raw, byte + (column & 4)) & SplatInt(15)) * x_code;
-  } else {
-    const Vec16i raw = LoadBytes(codes + 64 * (column / 4));
-    return ShiftRightSigned<24>(ShiftLeftBy(raw, 24 - byte)) * x_code;
-  }
+  return ColumnValue<Format>(codes, outlier & 31) * SplatInt(outlier >> 5);
 }
 
 // Adds them for the rows whose bit is set in `rows`. The same branches are taken for every panel, so they are
@@ -92,37 +206,59 @@ DOGSTAR_INLINE void AddOutliers(const uint8_t* codes, const int32_t* outliers, u
   }
 }
 
-template <typename Format, int kRows>
-DOGSTAR_INLINE void Int8Block(const uint8_t* codes, const uint8_t* scales, const TileView& x, int64_t block, int first,
-                              Vec16f* sums) {
+// Rows of `rows` whose outlier lies in half `half` of the block.
+template <int kRows>
+DOGSTAR_INLINE uint32_t OutliersOfHalf(const int32_t* outliers, uint32_t rows, int half) {
+  rows &= (1u << kRows) - 1;
+  if (rows == 0) return 0;
+  uint32_t kept = 0;
+  for (int r = 0; r < kRows; ++r) {
+    if ((rows >> r & 1) != 0 && (outliers[r] >> 4 & 1) == half) kept |= 1u << r;
+  }
+  return kept;
+}
+
+// sums += what one scale group of a block gives; kPart: which of the block's groups.
+template <typename Format, int kRows, int kPart>
+DOGSTAR_INLINE void Int8Group(const uint8_t* codes, const uint8_t* scale_table, const TileView& x, int64_t block,
+                              int first, Vec16f* sums) {
+  constexpr int kParts = 32 / Format::kGroup;
   const int64_t at = block * x.stride + first;
-  const int8_t* xc = x.codes + at * 32;
   typename Format::Dot dots[kRows];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) dots[r] = typename Format::Dot(Format::Start(x.code_sums[at + r]));
-#pragma GCC unroll 8
-  for (int v = 0; v < Format::kCodeVectors; ++v) AddCodeVector<Format, kRows>(codes, v, xc, dots);
+  for (int r = 0; r < kRows; ++r) {
+    const int32_t low = kParts == 1 ? 0 : x.low_code_sums[at + r];
+    const int32_t sum = kParts == 1 ? x.code_sums[at + r] : kPart == 0 ? low : x.code_sums[at + r] - low;
+    dots[r] = typename Format::Dot(Format::Start(sum));
+  }
+  AddQuads<Format, 8 / kParts * kPart, 8 / kParts*(kPart + 1), kRows>(codes, x.codes + at * 32, dots);
   Vec16i exact[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) exact[r] = dots[r].Sum();
-  AddOutliers<Format, kRows>(codes, x.outliers + at, x.outlier_rows[block] >> first, exact);
-  const Vec16f d = LoadHalf(scales);
+  uint32_t outlier_rows = uint32_t{x.outlier_rows[block]} >> first;
+  if constexpr (kParts == 2) outlier_rows = OutliersOfHalf<kRows>(x.outliers + at, outlier_rows, kPart);
+  AddOutliers<Format, kRows>(codes, x.outliers + at, outlier_rows, exact);
+  const GroupScales scales = LoadGroupScales<Format>(scale_table, block * kParts + kPart, 16, 0);
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) sums[r] = Fma(d * Splat(x.scales[at + r]), ToFloat(exact[r]), sums[r]);
+  for (int r = 0; r < kRows; ++r) sums[r] = Fma(scales.d * Splat(x.scales[at + r]), ToFloat(exact[r]), sums[r]);
   if constexpr (Format::kMinimum) {
-    const Vec16f m = LoadHalf(scales + 32);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) sums[r] = Fma(m, Splat(x.sums[at + r]), sums[r]);
+    for (int r = 0; r < kRows; ++r) {
+      const float sum = kParts == 1 ? x.sums[at + r] : x.half_sums[2 * (at + r) + kPart];
+      sums[r] = Fma(scales.m, Splat(sum), sums[r]);
+    }
   }
 }
 
-// Asks for what is read kPrefetchBlocks blocks later; past the panel's end that is the start of the next one.
+// Asks for the block that is read kPrefetchBlocks later; past the panel's end that is the start of the next one.
 template <typename Format>
-DOGSTAR_INLINE void PrefetchBlock(const uint8_t* codes, const uint8_t* scales, int64_t block, int64_t blocks) {
+DOGSTAR_INLINE void PrefetchBlock(const uint8_t* codes, const uint8_t* scale_table, int64_t block, int64_t blocks) {
   constexpr int64_t kCodeBytes = 64 * Format::kCodeVectors;
+  constexpr int64_t kScaleBytes = Format::kTableBytes * 16 / (Format::kSuperBlocks ? 8 : 1);
   const bool next_panel = block + kPrefetchBlocks >= blocks;
-  const uint8_t* codes_ahead = codes + kPrefetchBlocks * kCodeBytes + (next_panel ? blocks * Format::kScaleBytes : 0);
-  const uint8_t* scales_ahead = scales + kPrefetchBlocks * Format::kScaleBytes + (next_panel ? blocks * kCodeBytes : 0);
+  const uint8_t* codes_ahead = codes + kPrefetchBlocks * kCodeBytes + (next_panel ? blocks * kScaleBytes : 0);
+  const uint8_t* scales_ahead =
+      scale_table + (block + kPrefetchBlocks) * kScaleBytes + (next_panel ? blocks * kCodeBytes : 0);
 #pragma GCC unroll 8
   for (int v = 0; v < Format::kCodeVectors; ++v) Prefetch(codes_ahead + 64 * v);
   Prefetch(scales_ahead);
@@ -133,13 +269,14 @@ void Int8Panel(const uint8_t* panel, int32_t cols, const TileView& x, int first,
   const int64_t blocks = cols / 32;
   constexpr int64_t kBlockBytes = 64 * Format::kCodeVectors;
   const uint8_t* codes = panel;
-  const uint8_t* scales = panel + blocks * kBlockBytes;
+  const uint8_t* scale_table = panel + blocks * kBlockBytes;
   Vec16f sums[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) sums[r] = Splat(0.0f);
-  for (int64_t b = 0; b < blocks; ++b, codes += kBlockBytes, scales += Format::kScaleBytes) {
-    if constexpr (Format::kNibbles) PrefetchBlock<Format>(codes, scales, b, blocks);
-    Int8Block<Format, kRows>(codes, scales, x, b, first, sums);
+  for (int64_t b = 0; b < blocks; ++b, codes += kBlockBytes) {
+    if constexpr (Format::kLowBits < 8) PrefetchBlock<Format>(codes, scale_table, b, blocks);
+    Int8Group<Format, kRows, 0>(codes, scale_table, x, b, first, sums);
+    if constexpr (Format::kGroup == 16) Int8Group<Format, kRows, 1>(codes, scale_table, x, b, first, sums);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) Store(sums[r], out + (first + r) * out_stride);
@@ -194,41 +331,36 @@ struct Bf16Decoder {
   }
 };
 
-// The codes of one vector as numbers, in the order of their columns.
-template <typename Format>
-DOGSTAR_INLINE void CodeValues(Vec16i raw, Vec16f* values) {
-  if constexpr (Format::kNibbles) {
-    const Vec16i mask = SplatInt(15);
-    values[0] = Format::CodeValue(raw & mask);
-    values[1] = Format::CodeValue(ShiftRight<8>(raw) & mask);
-    values[2] = Format::CodeValue(ShiftRight<16>(raw) & mask);
-    values[3] = Format::CodeValue(ShiftRight<24>(raw) & mask);
-    values[4] = Format::CodeValue(ShiftRight<4>(raw) & mask);
-    values[5] = Format::CodeValue(ShiftRight<12>(raw) & mask);
-    values[6] = Format::CodeValue(ShiftRight<20>(raw) & mask);
-    values[7] = Format::CodeValue(ShiftRight<28>(raw));
-  } else {
-    values[0] = Format::CodeValue(ShiftRightSigned<24>(ShiftLeft<24>(raw)));
-    values[1] = Format::CodeValue(ShiftRightSigned<24>(ShiftLeft<16>(raw)));
-    values[2] = Format::CodeValue(ShiftRightSigned<24>(ShiftLeft<8>(raw)));
-    values[3] = Format::CodeValue(ShiftRightSigned<24>(raw));
-  }
-}
-
 template <typename Format>
 struct QuantDecoder {
-  static constexpr int kColumns = Format::kNibbles ? 8 : 4;
+  static constexpr int kColumns = 8;
   static constexpr bool kCheap = false;
   static DOGSTAR_INLINE void Decode(const uint8_t* panel, int64_t cols, int64_t k, Vec16f* w) {
-    const uint8_t* scales = panel + cols * 2 * Format::kCodeVectors + (k / 32) * Format::kScaleBytes;
-    CodeValues<Format>(LoadBytes(panel + k * 2 * Format::kCodeVectors), w);
-    const Vec16f d = LoadHalf(scales);
+    const uint8_t* codes = panel + k / 32 * 64 * Format::kCodeVectors;
+    switch (k % 32) {
+      case 0:
+        return Scaled<0>(panel, codes, cols, k, w);
+      case 8:
+        return Scaled<2>(panel, codes, cols, k, w);
+      case 16:
+        return Scaled<4>(panel, codes, cols, k, w);
+      default:
+        return Scaled<6>(panel, codes, cols, k, w);
+    }
+  }
+
+ private:
+  template <int kQuad>
+  static DOGSTAR_INLINE void Scaled(const uint8_t* panel, const uint8_t* codes, int64_t cols, int64_t k, Vec16f* w) {
+    QuadValues<Format, kQuad>(codes, w);
+    QuadValues<Format, kQuad + 1>(codes, w + 4);
+    const GroupScales scales =
+        LoadGroupScales<Format>(panel + cols * 2 * Format::kCodeVectors, k / Format::kGroup, 16, 0);
 #pragma GCC unroll 8
-    for (int i = 0; i < kColumns; ++i) w[i] = d * w[i];  // exact
+    for (int i = 0; i < kColumns; ++i) w[i] = scales.d * w[i];  // exact
     if constexpr (Format::kMinimum) {
-      const Vec16f m = LoadHalf(scales + 32);
 #pragma GCC unroll 8
-      for (int i = 0; i < kColumns; ++i) w[i] = w[i] + m;
+      for (int i = 0; i < kColumns; ++i) w[i] = w[i] + scales.m;
     }
   }
 };
@@ -295,7 +427,9 @@ DOGSTAR_INLINE TileView ViewOf(const ActivationBuffers& x, int32_t x_rows, int32
   view.codes = x.codes + values;
   view.scales = x.scales + blocks;
   view.code_sums = x.code_sums + blocks;
+  view.low_code_sums = x.low_code_sums + blocks;
   view.sums = x.sums + blocks;
+  view.half_sums = x.half_sums + 2 * blocks;
   view.outliers = x.outliers + blocks;
   view.outlier_rows = x.outlier_rows + int64_t{tile} * (cols / 32);
   return view;
@@ -335,8 +469,41 @@ inline void MatMul(const MatMulTask& task, int64_t begin, int64_t end) {
   }
 }
 
+// work.template operator()<Format>() for the format of a block type; false for other types.
+template <typename Work>
+inline bool WithFormat(QuantType type, const Work& work) {
+  switch (type) {
+    case QuantType::kQ4_0:
+      return work.template operator()<Q4_0Format>(), true;
+    case QuantType::kQ4_1:
+      return work.template operator()<Q4_1Format>(), true;
+    case QuantType::kQ5_0:
+      return work.template operator()<Q5_0Format>(), true;
+    case QuantType::kQ5_1:
+      return work.template operator()<Q5_1Format>(), true;
+    case QuantType::kQ8_0:
+      return work.template operator()<Q8_0Format>(), true;
+    case QuantType::kQ2_K:
+      return work.template operator()<Q2_KFormat>(), true;
+    case QuantType::kQ3_K:
+      return work.template operator()<Q3_KFormat>(), true;
+    case QuantType::kQ4_K:
+      return work.template operator()<Q4_KFormat>(), true;
+    case QuantType::kQ5_K:
+      return work.template operator()<Q5_KFormat>(), true;
+    case QuantType::kQ6_K:
+      return work.template operator()<Q6_KFormat>(), true;
+    case QuantType::kIQ4_NL:
+      return work.template operator()<Iq4NlFormat>(), true;
+    case QuantType::kF32:
+    case QuantType::kF16:
+    case QuantType::kBF16:
+      break;
+  }
+  return false;
+}
+
 inline TileProduct FindProduct(QuantType type, ProductKind kind) {
-  const bool int8 = kind == ProductKind::kInt8;
   switch (type) {
     case QuantType::kF32:
       return FloatProduct<F32Decoder>;
@@ -344,14 +511,14 @@ inline TileProduct FindProduct(QuantType type, ProductKind kind) {
       return FloatProduct<F16Decoder>;
     case QuantType::kBF16:
       return FloatProduct<Bf16Decoder>;
-    case QuantType::kQ4_0:
-      return int8 ? Int8Product<Q4_0Format> : FloatProduct<QuantDecoder<Q4_0Format>>;
-    case QuantType::kQ4_1:
-      return int8 ? Int8Product<Q4_1Format> : FloatProduct<QuantDecoder<Q4_1Format>>;
-    case QuantType::kQ8_0:
-      return int8 ? Int8Product<Q8_0Format> : FloatProduct<QuantDecoder<Q8_0Format>>;
+    default:
+      break;
   }
-  return nullptr;
+  TileProduct product = nullptr;
+  WithFormat(type, [&]<typename Format>() {
+    product = kind == ProductKind::kInt8 ? Int8Product<Format> : FloatProduct<QuantDecoder<Format>>;
+  });
+  return product;
 }
 
 }  // namespace

@@ -59,12 +59,16 @@ DOGSTAR_INLINE BlockCodes QuantizeBlock(Vec16f low, Vec16f high) {
 inline void PrepareBlock(const float* x, int64_t at, uint32_t row_bit, uint8_t* outlier_rows,
                          const ActivationBuffers& out) {
   const BlockCodes block = QuantizeBlock(Load(x), Load(x + 16));
-  const int32_t sum = ReduceAddInt(block.low + block.high);
+  const int32_t low_sum = ReduceAddInt(block.low), sum = low_sum + ReduceAddInt(block.high);
+  const int32_t low_outlier = block.column < 16 ? block.outlier_code : 0;
   StoreLow8(block.low, out.codes + at * 32);
   StoreLow8(block.high, out.codes + at * 32 + 16);
   out.scales[at] = block.scale;
   out.code_sums[at] = -8 * sum;
+  out.low_code_sums[at] = -8 * low_sum;
   out.sums[at] = block.scale * static_cast<float>(sum + block.outlier_code);
+  out.half_sums[2 * at] = block.scale * static_cast<float>(low_sum + low_outlier);
+  out.half_sums[2 * at + 1] = block.scale * static_cast<float>(sum - low_sum + block.outlier_code - low_outlier);
   if (block.outlier_code == 0) return;
   out.outliers[at] = block.outlier_code * 32 + block.column;
   *outlier_rows = static_cast<uint8_t>(*outlier_rows | row_bit);

@@ -20,8 +20,16 @@
 
 namespace dogstar {
 
-inline constexpr QuantType kAllTypes[] = {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0,
-                                          QuantType::kF16,  QuantType::kBF16, QuantType::kF32};
+inline constexpr QuantType kAllTypes[] = {QuantType::kQ4_0, QuantType::kQ4_1,  QuantType::kQ8_0, QuantType::kF16,
+                                          QuantType::kBF16, QuantType::kF32,   QuantType::kQ5_0, QuantType::kQ5_1,
+                                          QuantType::kQ2_K, QuantType::kQ3_K,  QuantType::kQ4_K, QuantType::kQ5_K,
+                                          QuantType::kQ6_K, QuantType::kIQ4_NL};
+
+// The least multiple of the type's block that is at least `cols`.
+inline int32_t WholeBlocks(QuantType type, int32_t cols) {
+  const int32_t block = TraitsOf(type).block_weights;
+  return (cols + block - 1) / block * block;
+}
 
 inline std::vector<CpuIsa> AvailableIsas() {
   std::vector<CpuIsa> isas;

@@ -240,6 +240,22 @@ class NibbleDot {  // unsigned codes 0..15
   __m256i lo_, hi_;
 };
 
+class WideDot {  // unsigned codes 0..63: a pair reaches 2 * 63 * 127 = 16002
+ public:
+  WideDot() = default;
+  [[gnu::always_inline]] explicit WideDot(int32_t start) : sum_(SplatInt(start)) {}
+  [[gnu::always_inline]] void Add(Vec16i codes, const int8_t* x) {
+    const __m256i four = BroadcastFour(x);
+    const __m256i ones = _mm256_set1_epi16(1);
+    sum_.lo = _mm256_add_epi32(sum_.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.lo, four), ones));
+    sum_.hi = _mm256_add_epi32(sum_.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.hi, four), ones));
+  }
+  [[gnu::always_inline]] Vec16i Sum() const { return sum_; }
+
+ private:
+  Vec16i sum_;
+};
+
 // |code| * (x with code's sign): a pair reaches 2 * 128 * 127 = 32512, which 16 bits hold (x codes are never -128).
 class ByteDot {  // signed codes; start is for sets without signed products
  public:
@@ -261,6 +277,14 @@ class ByteDot {  // signed codes; start is for sets without signed products
 
   Vec16i sum_;
 };
+
+// Byte i: values[codes byte i]. REQUIRES: codes below 16.
+[[gnu::always_inline]] inline Vec16i LookUp(const int8_t* values, Vec16i codes) {
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+  return {_mm256_shuffle_epi8(table, codes.lo), _mm256_shuffle_epi8(table, codes.hi)};
+}
+// low | (high & mask)
+[[gnu::always_inline]] inline Vec16i OrMasked(Vec16i low, Vec16i high, Vec16i mask) { return low | (high & mask); }
 
 // out[j], lane r = the j-th four bytes at rows[r] + offset.
 [[gnu::always_inline]] inline void LoadTransposed(const uint8_t* const* rows, int64_t offset, Vec16i out[4]) {

@@ -190,6 +190,18 @@ class ByteDot {  // signed codes, made unsigned by adding 128; start: -128 * (su
   __m512i sum_;
 };
 
+using WideDot = NibbleDot;  // unsigned codes 0..63
+
+// Byte i: values[codes byte i]. REQUIRES: codes below 16.
+[[gnu::always_inline]] inline Vec16i LookUp(const int8_t* values, Vec16i codes) {
+  const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), codes.v)};
+}
+// low | (high & mask)
+[[gnu::always_inline]] inline Vec16i OrMasked(Vec16i low, Vec16i high, Vec16i mask) {
+  return {_mm512_ternarylogic_epi32(low.v, high.v, mask.v, 0xf8)};
+}
+
 // out[j], lane r = the j-th four bytes at rows[r] + offset.
 [[gnu::always_inline]] inline void LoadTransposed(const uint8_t* const* rows, int64_t offset, Vec16i out[4]) {
   __m512i in[4];

@@ -225,7 +225,20 @@ class PortableDot {
   Vec16i sum_;
 };
 using NibbleDot = PortableDot<uint8_t, true>;  // unsigned codes 0..15
+using WideDot = PortableDot<uint8_t, true>;    // unsigned codes 0..63
 using ByteDot = PortableDot<int8_t, false>;    // signed codes; start is for sets without signed products
+
+// Byte i: values[codes byte i]. REQUIRES: codes below 16.
+inline Vec16i LookUp(const int8_t* values, Vec16i codes) {
+  uint8_t bytes[64];
+  std::memcpy(bytes, codes.v, 64);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(values[byte]);
+  Vec16i out;
+  std::memcpy(out.v, bytes, 64);
+  return out;
+}
+// low | (high & mask)
+inline Vec16i OrMasked(Vec16i low, Vec16i high, Vec16i mask) { return low | (high & mask); }
 
 // out[j], lane r = the j-th four bytes at rows[r] + offset.
 inline void LoadTransposed(const uint8_t* const* rows, int64_t offset, Vec16i out[4]) {

@@ -27,15 +27,8 @@ uint64_t KvStoreBytes(const KvShape& shape) {
 }
 
 uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity) {
-  switch (down_type) {
-    case QuantType::kQ4_0:
-    case QuantType::kQ4_1:
-      return uint64_t{8} * row_capacity;
-    case QuantType::kQ8_0:
-      return uint64_t{16} * row_capacity;
-    default:
-      return PanelBytes(down_type, row_capacity);
-  }
+  if (IsFloatType(down_type)) return PanelBytes(down_type, row_capacity);
+  return (ShapeOf(down_type).bits() <= 4 ? uint64_t{8} : uint64_t{16}) * row_capacity;
 }
 
 }  // namespace dogstar

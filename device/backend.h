@@ -8,10 +8,10 @@
 // Determinism: the result for one activation row does not depend on how many rows share the call, on the number of
 // threads, on how work is cut into calls, or on the instruction set. Each operation states its order of summation:
 //   product of a weight row and an activation row, quantized weights (int8 activations):
-//     acc = 0; for each block b of 32 columns in order: s = exact integer sum of code * x_code over the block, an
-//     outlier's code included as in every sum of x codes (|s| < 2^27);
-//     acc = fma(d_b * xd_b, float(s), acc), for Q4_0 with codes taken as code - 8;
-//     Q4_1 adds, right after, acc = fma(m_b, xs_b, acc), xs_b = xd_b * float(sum of x codes of the block)
+//     acc = 0; for each scale group g (32 or 16 columns) in order: s = exact integer sum of value * x_code over the
+//     group, an outlier's code included as in every sum of x codes (|s| < 2^27);
+//     acc = fma(d_g * xd_b, float(s), acc), b the block of 32 columns around g; value, d and m: base/quant_codes.h;
+//     types with a minimum add, right after, acc = fma(m_g, xs_g, acc), xs_g = xd_b * float(sum of the group's x codes)
 //   float weights, and every type in precise mode (weights decoded to f32, activations f32):
 //     acc = 0; for each column k in order: acc = fma(w_k, x_k, acc)
 //   down part of an FFN page: see FfnAccumulatePages.
@@ -166,9 +166,9 @@ struct FfnPageRef {
 };
 
 // Single rows gathered from pages, for drafts (the overlay): gate and up panels of 16 rows as in a page; down codes
-// with run_rows = 1: for each panel of 16 outputs and each pair of rows 16 bytes for 4-bit types (byte o: low
-// nibble row 2p, high nibble row 2p + 1), 32 bytes for Q8_0 (16 codes of row 2p, 16 of row 2p + 1); float types as
-// in a page. Every row has a group of its own.
+// with run_rows = 1: for each panel of 16 outputs and each pair of rows 16 bytes for codes of up to 4 bits (byte o: low
+// nibble row 2p, high nibble row 2p + 1), 32 bytes for wider ones (16 codes of row 2p, 16 of row 2p + 1); float types
+// as in a page. Every row has a group of its own.
 struct FfnOverlayRef {
   DeviceAddress gate = nullptr;  // [row_count / 16 rounded up] panels
   DeviceAddress up = nullptr;
@@ -184,7 +184,7 @@ uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity);
 struct FfnParams {
   FfnPageLayout layout;
   FfnActivation activation = FfnActivation::kSilu;
-  DeviceAddress down_scales = nullptr;  // [group][1 or 2][dim] half, 64-byte aligned; null for float types
+  DeviceAddress down_scales = nullptr;  // the layer's down-scale table, 64-byte aligned; null for float types
   // When set, z of every row used is stored at capture[t][row]; [rows, ffn_rows rounded up to page_rows], RowIndex
   // order; rows that were not used are left as they were.
   Tensor* capture = nullptr;
@@ -260,9 +260,8 @@ class Backend {
   // float(sum of the run's z codes)]; y += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
   // Precise: as float down, on decoded weights.
   virtual Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) = 0;
-  // The overlay counts as one page of runs of one row whose z stays f32: partial = fma(z * d_group, float(code),
-  // partial) row by row (Q4_0: code - 8), with a minimum then partial = fma(z, m_group, partial). Precise and float
-  // down: as for pages.
+  // The overlay counts as one page of runs of one row whose z stays f32: partial = fma(z * d_group, float(value),
+  // partial) row by row, with a minimum then partial = fma(z, m_group, partial). Precise and float down: as for pages.
   virtual Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) = 0;
   // x[t] += y[t]
   virtual Ticket FfnEnd(FfnJob* job, Tensor* x) = 0;

@@ -13,37 +13,11 @@ namespace {
 
 constexpr int kBlock = kQuantBlock;
 
-bool IsFloat(QuantType type) { return TraitsOf(type).block_weights == 1; }
-bool HasMinimum(QuantType type) { return type == QuantType::kQ4_1; }
-bool IsNibbles(QuantType type) { return type == QuantType::kQ4_0 || type == QuantType::kQ4_1; }
+bool HasMinimum(QuantType type) { return ShapeOf(type).has_minimum(); }
 
-float HalfAt(const std::byte* from) {
-  uint16_t half;
-  std::memcpy(&half, from, 2);
-  return HalfToFloat(half);
-}
-
-// The number a code stands for, before its scale.
-int CodeValue(QuantType type, int code) { return type == QuantType::kQ4_0 ? code - 8 : code; }
-
-// Code `i` of a plain block.
-int BlockCode(QuantType type, const std::byte* block, int i) {
-  const std::byte* codes = block + (HasMinimum(type) ? 4 : 2);
-  if (!IsNibbles(type)) return static_cast<int8_t>(codes[i]);
-  const int pair = std::to_integer<int>(codes[i % 16]);
-  return CodeValue(type, i < 16 ? pair & 15 : pair >> 4);
-}
-
-// The code of output `lane` and column `column` in a panel of codes (base/panel.h).
-int PanelCode(QuantType type, const std::byte* panel, int lane, int64_t column) {
-  if (!IsNibbles(type)) return static_cast<int8_t>(panel[column / 4 * 64 + lane * 4 + column % 4]);
-  const int pair = std::to_integer<int>(panel[column / 8 * 64 + lane * 4 + column % 4]);
-  return CodeValue(type, column % 8 < 4 ? pair & 15 : pair >> 4);
-}
-
-// The code of output `lane` and row `row` in an overlay's down panel.
-int OverlayCode(QuantType type, const std::byte* panel, int lane, int64_t row) {
-  if (!IsNibbles(type)) return static_cast<int8_t>(panel[row * 16 + lane]);
+// The number of output `lane` and row `row` in an overlay's down panel.
+int OverlayValue(QuantType type, const std::byte* panel, int lane, int64_t row) {
+  if (ShapeOf(type).bits() > 4) return CodeValue(type, std::to_integer<int>(panel[row * 16 + lane]));
   const int pair = std::to_integer<int>(panel[row / 2 * 16 + lane]);
   return CodeValue(type, row % 2 == 0 ? pair & 15 : pair >> 4);
 }
@@ -57,16 +31,20 @@ float PanelWeight(QuantType type, const std::byte* panel, int lane, int64_t colu
 }
 
 float DotInt8(QuantType type, const std::byte* row, const Int8Row& x) {
-  const int block_bytes = TraitsOf(type).block_bytes;
+  const size_t group_weights = ShapeOf(type).group_weights;
   float acc = 0;
-  for (size_t b = 0; b < x.scales.size(); ++b, row += block_bytes) {
-    int32_t sum = 0, x_sum = 0;
-    for (int i = 0; i < kBlock; ++i) {
-      sum += BlockCode(type, row, i) * x.codes[b * kBlock + i];
-      x_sum += x.codes[b * kBlock + i];
+  for (size_t b = 0; b < x.scales.size(); ++b) {
+    const Codes codes = LoadCodes(type, row, b);
+    for (size_t first = 0; first < kBlock; first += group_weights) {
+      int32_t sum = 0, x_sum = 0;
+      for (size_t i = first; i < first + group_weights; ++i) {
+        sum += CodeValue(type, codes[i]) * x.codes[b * kBlock + i];
+        x_sum += x.codes[b * kBlock + i];
+      }
+      const GroupScale scale = Combine(type, LoadScales(type, row, (b * kBlock + first) / group_weights));
+      acc = std::fma(scale.d * x.scales[b], static_cast<float>(sum), acc);
+      if (HasMinimum(type)) acc = std::fma(scale.m, x.scales[b] * static_cast<float>(x_sum), acc);
     }
-    acc = std::fma(HalfAt(row) * x.scales[b], static_cast<float>(sum), acc);
-    if (HasMinimum(type)) acc = std::fma(HalfAt(row + 2), x.scales[b] * static_cast<float>(x_sum), acc);
   }
   return acc;
 }
@@ -89,15 +67,9 @@ float RowZ(const FfnParams& params, const std::byte* gate, const std::byte* up, 
   return Activate(params.activation, g) * u;
 }
 
-struct GroupScale {
-  float d = 0, m = 0;
-};
 GroupScale ScaleOf(const FfnParams& params, int32_t group, int64_t output) {
-  const std::byte* scales = params.down_scales + group * params.layout.down_group_bytes() + 2 * output;
-  GroupScale scale;
-  scale.d = HalfAt(scales);
-  if (params.layout.has_down_minimum()) scale.m = HalfAt(scales + 2 * int64_t{params.layout.dim});
-  return scale;
+  const QuantType type = params.layout.down_type;
+  return Combine(type, TableScales(type, params.down_scales, group, params.layout.dim, output));
 }
 
 // One output of a page: int8 z, run by run.
@@ -108,7 +80,7 @@ float DownInt8(const FfnParams& params, const FfnPageRef& page, const Int8Row& z
   for (int32_t first = 0; first < page.row_count; first += layout.run_rows) {
     int32_t sum = 0, z_sum = 0;
     for (int32_t n = first; n < first + layout.run_rows; ++n) {
-      sum += PanelCode(layout.down_type, panel, output % kPanelRows, n) * z.codes[n];
+      sum += CodeValue(layout.down_type, PanelCode(layout.down_type, panel, output % kPanelRows, n)) * z.codes[n];
       z_sum += z.codes[n];
     }
     const float zd = z.scales[first / kBlock];
@@ -127,11 +99,12 @@ float DownFloat(const FfnParams& params, const FfnPageRef& page, std::span<const
   float partial = 0;
   for (int32_t n = 0; n < page.row_count; ++n) {
     float w;
-    if (IsFloat(layout.down_type)) {
+    if (IsFloatType(layout.down_type)) {
       w = PanelWeight(layout.down_type, panel, lane, n);
     } else {
       const GroupScale scale = ScaleOf(params, page.run_groups[n / layout.run_rows], output);
-      w = scale.d * static_cast<float>(PanelCode(layout.down_type, panel, lane, n)) + scale.m;
+      w = scale.d * static_cast<float>(CodeValue(layout.down_type, PanelCode(layout.down_type, panel, lane, n)));
+      if (layout.has_down_minimum()) w = w + scale.m;
     }
     partial = std::fma(w, z[n], partial);
   }
@@ -145,12 +118,12 @@ float DownOverlay(const FfnParams& params, const FfnOverlayRef& overlay, std::sp
   const int lane = static_cast<int>(output % kPanelRows);
   float partial = 0;
   for (int32_t n = 0; n < overlay.row_count; ++n) {
-    if (IsFloat(type)) {
+    if (IsFloatType(type)) {
       partial = std::fma(PanelWeight(type, panel, lane, n), z[n], partial);
       continue;
     }
     const GroupScale scale = ScaleOf(params, overlay.groups[n], output);
-    const float code = static_cast<float>(OverlayCode(type, panel, lane, n));
+    const float code = static_cast<float>(OverlayValue(type, panel, lane, n));
     if (precise) {
       partial = std::fma(scale.d * code + scale.m, z[n], partial);
       continue;
@@ -189,7 +162,7 @@ Int8Row QuantizeActivations(std::span<const float> x) {
 }
 
 float Dot(QuantType type, const std::byte* row, std::span<const float> x, bool precise) {
-  if (!precise && !IsFloat(type)) return DotInt8(type, row, QuantizeActivations(x));
+  if (!precise && !IsFloatType(type)) return DotInt8(type, row, QuantizeActivations(x));
   std::vector<float> weights(x.size());
   DequantizeRow(type, row, static_cast<int64_t>(x.size()), weights.data());
   float acc = 0;

@@ -9,8 +9,7 @@
 namespace dogstar {
 namespace {
 
-constexpr int32_t kDim = 96;  // an odd number of blocks
-constexpr int32_t kFfn = 64;
+constexpr int32_t kFfn = 256;
 constexpr int32_t kCapacity = 32;
 
 std::vector<std::byte> RandomMatrix(QuantType type, int64_t cols, int64_t rows, const char* name) {
@@ -25,17 +24,18 @@ std::vector<std::byte> RandomMatrix(QuantType type, int64_t cols, int64_t rows, 
 // One packed layer, and an overlay.
 struct Layer {
   explicit Layer(QuantType type)
-      : layout(*FfnPageLayout::Make(type, type, type, kDim, kFfn, 32, 8)),
+      : kDim(TraitsOf(type).block_weights == 256 ? 256 : 96),  // an odd number of blocks
+        layout(*FfnPageLayout::Make(type, type, type, kDim, kFfn, 32, 8)),
         gate(RandomMatrix(type, kDim, kFfn, "gate")),
         up(RandomMatrix(type, kDim, kFfn, "up")),
         down(RandomMatrix(type, kFfn, kDim, "down")),
         pages(layout.page_bytes * static_cast<uint64_t>(layout.page_count())),
-        scales(layout.down_group_bytes() * static_cast<uint64_t>(layout.group_count())),
+        scales(layout.down_table_bytes()),
         overlay_gate(PanelMatrixBytes(type, kCapacity, kDim), std::byte{0x5A}),
         overlay_up(PanelMatrixBytes(type, kCapacity, kDim), std::byte{0x5A}),
         overlay_down(kDim / 16 * OverlayRowsDownPanelBytes(type, kCapacity), std::byte{0x5A}) {
     ThreadPool pool(2);
-    const RowOrder order = MakeRowOrder({}, kFfn, 8, layout.has_down_table());
+    const RowOrder order = MakeRowOrder({}, kFfn, 8, layout.group_rows());
     PackFfnLayer(layout, order.row_order, {.gate = gate, .up = up, .down = down}, &pool, pages, scales);
   }
 
@@ -50,11 +50,11 @@ struct Layer {
     const std::byte* const panel =
         &overlay_down[static_cast<uint64_t>(output / 16) * OverlayRowsDownPanelBytes(layout.down_type, kCapacity)];
     const int lane = output % 16;
-    if (layout.down_type == QuantType::kQ4_0 || layout.down_type == QuantType::kQ4_1) {
+    if (!IsFloatType(layout.down_type) && ShapeOf(layout.down_type).bits() <= 4) {
       const std::byte pair = panel[index / 2 * 16 + lane];
       return {index % 2 == 0 ? pair & std::byte{15} : pair >> 4};
     }
-    if (layout.down_type == QuantType::kQ8_0) return {panel[index / 2 * 32 + index % 2 * 16 + lane]};
+    if (!IsFloatType(layout.down_type)) return {panel[index / 2 * 32 + index % 2 * 16 + lane]};
     const int bytes = TraitsOf(layout.down_type).block_bytes;
     const std::byte* const first = panel + (index * 16 + lane) * bytes;
     return {first, first + bytes};
@@ -74,6 +74,7 @@ struct Layer {
     }
   }
 
+  const int32_t kDim;
   FfnPageLayout layout;
   std::vector<std::byte> gate, up, down, pages, scales, overlay_gate, overlay_up, overlay_down;
 };
@@ -102,7 +103,7 @@ TEST_P(OverlayRowsTest, OnlyThatRowsBitsAreWritten) {
   layer.ExpectRow(40, 7);
   for (int index = 0; index < kCapacity; ++index) {
     if (index == 8) continue;
-    for (int output = 0; output < kDim; ++output) {
+    for (int output = 0; output < layer.kDim; ++output) {
       ASSERT_EQ(layer.OverlayCodeAt(index, output), before.OverlayCodeAt(index, output));
     }
   }
@@ -110,7 +111,9 @@ TEST_P(OverlayRowsTest, OnlyThatRowsBitsAreWritten) {
 
 INSTANTIATE_TEST_SUITE_P(Types, OverlayRowsTest,
                          ::testing::Values(QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kF16,
-                                           QuantType::kBF16, QuantType::kF32),
+                                           QuantType::kBF16, QuantType::kF32, QuantType::kQ5_0, QuantType::kQ5_1,
+                                           QuantType::kQ2_K, QuantType::kQ3_K, QuantType::kQ4_K, QuantType::kQ5_K,
+                                           QuantType::kQ6_K, QuantType::kIQ4_NL),
                          [](const auto& test) { return std::string(TraitsOf(test.param).name); });
 
 }  // namespace

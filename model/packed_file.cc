@@ -170,7 +170,7 @@ absl::StatusOr<PackedLayer> Opener::ReadLayer(uint64_t index) const {
   ASSIGN_OR_RETURN(const GgufTensor* order, FindShaped(header_, packed::LayerTensor(index, packed::kRowOrderPart),
                                                        packed::kGgufI32, {static_cast<uint64_t>(layout.ffn_rows)}));
   ASSIGN_OR_RETURN(layer.row_order, ReadValues<NeuronIndex>(file_, *order));
-  ASSIGN_OR_RETURN(layer.run_groups, RunGroupsOf(layer.row_order, layout.run_rows, layout.has_down_table()));
+  ASSIGN_OR_RETURN(layer.run_groups, RunGroupsOf(layer.row_order, layout.run_rows, layout.group_rows()));
   return layer;
 }
 

@@ -12,11 +12,11 @@ namespace {
 
 using ::testing::HasSubstr;
 
-ImportanceFn RandomImportance() {
-  return [](LayerIndex layer, const LayerMatrices& matrices) -> absl::StatusOr<std::vector<float>> {
+ImportanceFn RandomImportance(int32_t ffn_rows) {
+  return [ffn_rows](LayerIndex layer, const LayerMatrices& matrices) -> absl::StatusOr<std::vector<float>> {
     EXPECT_FALSE(matrices.gate.empty() || matrices.up.empty() || matrices.down.empty());
     SplitMix64 random(static_cast<uint64_t>(ToInt(layer)));
-    std::vector<float> importance(160);
+    std::vector<float> importance(static_cast<size_t>(ffn_rows));
     for (float& value : importance) value = static_cast<float>(random.Uniform());
     return importance;
   };
@@ -91,14 +91,10 @@ class Pair {
 
   void PutScales(const PackedLayer& layer, int output, std::byte* row) const {
     if (!layer.layout.has_down_table()) return;
-    const size_t planes = layer.layout.has_down_minimum() ? 2 : 1;
-    const auto dim = static_cast<size_t>(layer.layout.dim);
-    for (size_t group = 0; group < static_cast<size_t>(layer.layout.group_count()); ++group) {
-      for (size_t plane = 0; plane < planes; ++plane) {
-        const size_t at = layer.down_scales_offset + ((group * planes + plane) * dim + static_cast<size_t>(output)) * 2;
-        std::byte* const block = row + group * static_cast<size_t>(TraitsOf(layer.layout.down_type).block_bytes);
-        std::memcpy(block + 2 * plane, &packed_bytes_[at], 2);
-      }
+    const FfnPageLayout& layout = layer.layout;
+    const std::byte* const table = &packed_bytes_[layer.down_scales_offset];
+    for (int32_t group = 0; group < layout.group_count(); ++group) {
+      StoreScales(layout.down_type, TableScales(layout.down_type, table, group, layout.dim, output), group, row);
     }
   }
 
@@ -131,7 +127,9 @@ class Pair {
       const std::byte* const panel =
           page + layout.gate_offset + static_cast<uint64_t>(row / 16) * PanelBytes(layout.gate_type, layout.dim);
       UnpackPanelRow(layout.gate_type, panel, row % 16, layout.dim, gate.data());
-      for (std::byte byte : gate) ASSERT_EQ(byte, std::byte{0});
+      std::vector<float> weights(static_cast<size_t>(layout.dim));
+      DequantizeRow(layout.gate_type, gate.data(), layout.dim, weights.data());
+      for (float weight : weights) ASSERT_EQ(weight, 0);
     }
   }
 
@@ -145,13 +143,15 @@ class PackedFileTypeTest : public ::testing::TestWithParam<QuantType> {};
 
 TEST_P(PackedFileTypeTest, EveryRowIsTheSourcesBitForBit) {
   const TestFolder folder;
+  const SynthOptions model = SmallModel(GetParam());
+  const bool small_groups = !IsFloatType(GetParam()) && ShapeOf(GetParam()).group_weights == 16;
   for (int32_t page_rows : {32, 64, 96, 0}) {
-    for (int32_t run_rows : {4, 8, 32}) {
+    for (int32_t run_rows : {4, 8, small_groups ? 16 : 32}) {
       for (const bool hot : {false, true}) {
         SCOPED_TRACE(fmt::format("page_rows {} run_rows {} hot {}", page_rows, run_rows, hot));
         PackOptions options{.page_rows = page_rows, .run_rows = run_rows};
-        if (hot) options.importance = RandomImportance();
-        const Pair pair(folder, SmallModel(GetParam()), options);
+        if (hot) options.importance = RandomImportance(model.shape.ffn_rows);
+        const Pair pair(folder, model, options);
         pair.ExpectSameFfn();
         pair.ExpectSamePlainTensors();
       }
@@ -164,14 +164,16 @@ TEST_P(PackedFileTypeTest, TheDownTypeMayDiffer) {
   for (QuantType down : {QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kF16}) {
     SynthOptions model = SmallModel(GetParam());
     model.down_type = down;
-    const Pair pair(folder, model, {.page_rows = 64, .importance = RandomImportance()});
+    const Pair pair(folder, model, {.page_rows = 64, .importance = RandomImportance(model.shape.ffn_rows)});
     pair.ExpectSameFfn();
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, PackedFileTypeTest,
                          ::testing::Values(QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kF16,
-                                           QuantType::kBF16, QuantType::kF32),
+                                           QuantType::kBF16, QuantType::kF32, QuantType::kQ5_0, QuantType::kQ5_1,
+                                           QuantType::kQ2_K, QuantType::kQ3_K, QuantType::kQ4_K, QuantType::kQ5_K,
+                                           QuantType::kQ6_K, QuantType::kIQ4_NL),
                          [](const auto& test) { return std::string(TraitsOf(test.param).name); });
 
 TEST(PackedFileTest, MetadataIsKeptAndTheHeaderStaysAModel) {

@@ -41,7 +41,7 @@ inline constexpr char kPageChecksumsTensor[] = "dogstar.page_checksums";      //
 inline constexpr char kTensorChecksumsTensor[] = "dogstar.tensor_checksums";  // I64 [sum of counts]
 inline constexpr char kHeaderChecksumTensor[] = "dogstar.header_checksum";    // I64 [1]: all bytes before the data
 inline constexpr char kPagesPart[] = "ffn_pages";                             // I8 [page_bytes, page_count]
-inline constexpr char kDownScalesPart[] = "ffn_down_scales";                  // F16 [dim, planes * groups]
+inline constexpr char kDownScalesPart[] = "ffn_down_scales";                  // F16 [dim, table bytes / (2 * dim)]
 inline constexpr char kRowOrderPart[] = "ffn_row_order";                      // I32 [ffn_rows]
 
 inline constexpr uint32_t kGgufF16 = 1;
@@ -58,8 +58,8 @@ inline uint64_t ChunkCount(uint64_t rows, uint64_t row_bytes) {
 
 // Shape of a layer's down-scale table, GGUF order. REQUIRES: layout.has_down_table().
 inline std::vector<uint64_t> DownScalesShape(const FfnPageLayout& layout) {
-  const uint64_t planes = layout.has_down_minimum() ? 2 : 1;
-  return {static_cast<uint64_t>(layout.dim), planes * static_cast<uint64_t>(layout.group_count())};
+  const auto dim = static_cast<uint64_t>(layout.dim);
+  return {dim, layout.down_table_bytes() / (2 * dim)};  // every part of the table is a multiple of dim halves
 }
 
 }  // namespace dogstar::packed

@@ -213,7 +213,7 @@ absl::Status PackLayers(const InputFile& source, const SourceModel& model, std::
     ASSIGN_OR_RETURN(const LayerMatrices matrices, reader.Read(i));
     const auto layer = LayerIndex{static_cast<int32_t>(i)};
     ASSIGN_OR_RETURN(const std::vector<float> importance, ImportanceOf(options, layer, layout.ffn_rows, matrices));
-    const RowOrder order = MakeRowOrder(importance, layout.ffn_rows, layout.run_rows, layout.has_down_table());
+    const RowOrder order = MakeRowOrder(importance, layout.ffn_rows, layout.run_rows, layout.group_rows());
     RETURN_IF_ERROR(writer->WriteLayer(order, matrices));
   }
   return absl::OkStatus();

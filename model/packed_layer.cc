@@ -22,12 +22,11 @@ struct PageRowsChoice {
   bool divides = false;
 };
 
-// Where the code of each packed row lies in a source row of the down matrix, and which of its bits count. Rows past
-// the layer's width have mask 0 and give code 0.
-struct CodePlaces {
-  std::vector<uint32_t> offset;
-  std::vector<uint8_t> shift;
-  std::vector<uint8_t> mask;
+// Where the code of each packed row lies in a source row of the down matrix. Rows past the layer's width give 0.
+struct SourcePlace {
+  uint32_t block = 0;  // byte offset of the block
+  CodePlace code;
+  bool exists = false;
 };
 
 using PanelSources = std::array<const uint8_t*, kPanelRows>;
@@ -42,7 +41,13 @@ class LayerPacker {
         pages_(pages),
         down_scales_(down_scales),
         places_(PlacesOf(layout, row_order)),
-        zero_row_(RowBytes(layout.down_type, layout.ffn_rows)) {}
+        zero_row_(RowBytes(layout.down_type, layout.ffn_rows)) {
+    if (!layout.has_down_table()) return;
+    const QuantShape& shape = ShapeOf(layout.down_type);
+    low_bits_ = shape.low_bits;
+    low_mask_ = (1 << shape.low_bits) - 1;
+    high_mask_ = (1 << shape.high_bits) - 1;
+  }
 
   // Clears page `page` and fills its gate and up parts.
   void PackGateAndUp(int64_t page) {
@@ -59,7 +64,7 @@ class LayerPacker {
     for (int64_t page = 0; page < layout_.page_count(); ++page) {
       std::byte* const out =
           PageAt(page) + layout_.down_offset + static_cast<uint64_t>(panel) * layout_.down_panel_bytes;
-      PackDownCodes(sources, page * layout_.page_rows, reinterpret_cast<uint8_t*>(out));
+      PackDownCodes(sources, page * layout_.page_rows, out);
     }
     if (layout_.has_down_table()) PackDownScales(sources, panel);
   }
@@ -67,19 +72,16 @@ class LayerPacker {
   int64_t down_panels() const { return (layout_.dim + kPanelRows - 1) / kPanelRows; }
 
  private:
-  static CodePlaces PlacesOf(const FfnPageLayout& layout, std::span<const NeuronIndex> row_order) {
-    const auto rows = static_cast<size_t>(layout.page_count()) * static_cast<size_t>(layout.page_rows);
-    CodePlaces places{std::vector<uint32_t>(rows), std::vector<uint8_t>(rows), std::vector<uint8_t>(rows)};
+  static std::vector<SourcePlace> PlacesOf(const FfnPageLayout& layout, std::span<const NeuronIndex> row_order) {
+    std::vector<SourcePlace> places(static_cast<size_t>(layout.page_count()) * static_cast<size_t>(layout.page_rows));
     const QuantTraits& traits = TraitsOf(layout.down_type);
-    const bool nibbles = layout.down_type == QuantType::kQ4_0 || layout.down_type == QuantType::kQ4_1;
-    const int32_t code_bytes = nibbles ? 16 : traits.block_weights == 1 ? traits.block_bytes : traits.block_weights;
     for (size_t row = 0; row < row_order.size(); ++row) {
       const int32_t block = ToInt(row_order[row]) / traits.block_weights;
-      const int32_t weight = ToInt(row_order[row]) % traits.block_weights;
-      const int32_t code = traits.block_bytes - code_bytes + (nibbles ? weight % 16 : weight);
-      places.offset[row] = static_cast<uint32_t>(block * traits.block_bytes + code);
-      places.shift[row] = nibbles && weight >= 16 ? 4 : 0;
-      places.mask[row] = nibbles ? 0x0F : 0xFF;
+      places[row].block = static_cast<uint32_t>(block * traits.block_bytes);
+      places[row].exists = true;
+      if (layout.has_down_table()) {
+        places[row].code = PlaceOf(layout.down_type, ToInt(row_order[row]) % traits.block_weights);
+      }
     }
     return places;
   }
@@ -113,66 +115,53 @@ class LayerPacker {
     return sources;
   }
 
-  void PackDownCodes(const PanelSources& sources, int64_t first_row, uint8_t* out) const {
-    switch (layout_.down_type) {
-      case QuantType::kQ4_0:
-      case QuantType::kQ4_1:
-        return PackNibbles(sources, first_row, out);
-      case QuantType::kQ8_0:
-        return PackBytes(sources, first_row, out);
-      case QuantType::kF16:
-      case QuantType::kBF16:
-        return PackFloats<2>(sources, first_row, out);
-      case QuantType::kF32:
-        return PackFloats<4>(sources, first_row, out);
+  void PackDownCodes(const PanelSources& sources, int64_t first_row, std::byte* out) const {
+    if (!layout_.has_down_table()) {
+      return TraitsOf(layout_.down_type).block_bytes == 2 ? PackFloats<2>(sources, first_row, out)
+                                                          : PackFloats<4>(sources, first_row, out);
     }
-  }
-
-  uint8_t CodeAt(const uint8_t* source, size_t row) const {
-    return static_cast<uint8_t>((source[places_.offset[row]] >> places_.shift[row]) & places_.mask[row]);
-  }
-
-  void PackNibbles(const PanelSources& sources, int64_t first_row, uint8_t* out) const {
-    for (int64_t row = first_row; row < first_row + layout_.page_rows; row += 8) {
-      for (const uint8_t* source : sources) {
-        for (size_t i = 0; i < 4; ++i) {
-          const auto low = static_cast<size_t>(row) + i;
-          *out++ = static_cast<uint8_t>(CodeAt(source, low) | CodeAt(source, low + 4) << 4);
-        }
+    for (int lane = 0; lane < kPanelRows; ++lane) {
+      for (int64_t block = 0; block < layout_.page_rows / kQuantBlock; ++block) {
+        const Codes codes = CodesAt(sources[static_cast<size_t>(lane)], first_row + block * kQuantBlock);
+        AddPanelCodes(layout_.down_type, codes, block, lane, out);
       }
     }
   }
 
-  void PackBytes(const PanelSources& sources, int64_t first_row, uint8_t* out) const {
-    for (int64_t row = first_row; row < first_row + layout_.page_rows; row += 4) {
-      for (const uint8_t* source : sources) {
-        for (size_t i = 0; i < 4; ++i) *out++ = CodeAt(source, static_cast<size_t>(row) + i);
-      }
+  // Of 32 packed rows.
+  Codes CodesAt(const uint8_t* source, int64_t first_row) const {
+    Codes codes{};
+    for (size_t i = 0; i < codes.size(); ++i) {
+      const SourcePlace& place = places_[static_cast<size_t>(first_row) + i];
+      if (!place.exists) break;
+      const uint8_t* block = source + place.block;
+      const int low = block[place.code.low_byte] >> place.code.low_shift & low_mask_;
+      const int high = block[place.code.high_byte] >> place.code.high_shift & high_mask_;
+      codes[i] = static_cast<uint8_t>(low | high << low_bits_);
     }
+    return codes;
   }
 
   template <size_t kBytes>
-  void PackFloats(const PanelSources& sources, int64_t first_row, uint8_t* out) const {
+  void PackFloats(const PanelSources& sources, int64_t first_row, std::byte* out) const {
     // Rows past the end stay zero: the page was cleared.
     const auto end = std::min(static_cast<size_t>(first_row + layout_.page_rows), row_order_.size());
     for (auto row = static_cast<size_t>(first_row); row < end; ++row) {
       for (const uint8_t* source : sources) {
-        std::memcpy(out, source + places_.offset[row], kBytes);
+        std::memcpy(out, source + places_[row].block, kBytes);
         out += kBytes;
       }
     }
   }
 
   void PackDownScales(const PanelSources& sources, int64_t panel) const {
-    const auto block_bytes = static_cast<size_t>(TraitsOf(layout_.down_type).block_bytes);
-    const auto dim = static_cast<size_t>(layout_.dim);
-    const size_t planes = layout_.has_down_minimum() ? 2 : 1;
-    const size_t first = static_cast<size_t>(panel) * kPanelRows;
-    const size_t outputs = std::min<size_t>(kPanelRows, dim - first);
-    for (size_t group = 0; group < static_cast<size_t>(layout_.group_count()); ++group) {
-      for (size_t plane = 0; plane < planes; ++plane) {
-        std::byte* const out = down_scales_.data() + ((group * planes + plane) * dim + first) * 2;
-        for (size_t i = 0; i < outputs; ++i) std::memcpy(out + 2 * i, sources[i] + group * block_bytes + 2 * plane, 2);
+    const int64_t first = panel * kPanelRows;
+    const int64_t outputs = std::min<int64_t>(kPanelRows, layout_.dim - first);
+    for (int64_t i = 0; i < outputs; ++i) {
+      const auto* row = reinterpret_cast<const std::byte*>(sources[static_cast<size_t>(i)]);
+      for (int64_t group = 0; group < layout_.group_count(); ++group) {
+        SetTableScales(layout_.down_type, LoadScales(layout_.down_type, row, group), group, layout_.dim, first + i,
+                       down_scales_.data());
       }
     }
   }
@@ -182,8 +171,9 @@ class LayerPacker {
   const LayerMatrices matrices_;
   const std::span<std::byte> pages_;
   const std::span<std::byte> down_scales_;
-  const CodePlaces places_;
+  const std::vector<SourcePlace> places_;
   const std::vector<std::byte> zero_row_;  // of the down matrix
+  int low_bits_ = 0, low_mask_ = 0, high_mask_ = 0;
 };
 
 bool BetterPageRows(const PageRowsChoice& a, const PageRowsChoice& b) {
@@ -214,7 +204,7 @@ absl::StatusOr<int32_t> ChoosePageRows(QuantType gate_type, QuantType up_type, Q
                                        int64_t ffn_rows, int64_t run_rows) {
   const int64_t rows_max = (ffn_rows + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
   const uint64_t row_bytes =
-      RowBytes(gate_type, dim) + RowBytes(up_type, dim) +
+      (PanelBytes(gate_type, dim) + PanelBytes(up_type, dim)) / kPanelRows +
       DownPanelBytes(down_type, kQuantBlock) / kQuantBlock * static_cast<uint64_t>((dim + kPanelRows - 1) / kPanelRows);
   std::optional<PageRowsChoice> best;
   int64_t rows_limit = rows_max;

@@ -12,7 +12,7 @@
 namespace dogstar {
 
 // row_order: [ffn_rows], a permutation. pages: page_count * page_bytes bytes, all of which are written.
-// down_scales: group_count * down_group_bytes bytes, or empty without a table.
+// down_scales: layout.down_table_bytes() bytes, or empty without a table.
 void PackFfnLayer(const FfnPageLayout& layout, std::span<const NeuronIndex> row_order, const LayerMatrices& matrices,
                   ThreadPool* pool, std::span<std::byte> pages, std::span<std::byte> down_scales);
 

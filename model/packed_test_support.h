@@ -50,6 +50,7 @@ inline std::vector<std::byte> ReadWholeFile(const std::string& path) {
 
 inline SynthOptions SmallModel(QuantType type) {
   SynthOptions options{.name = "test", .shape = {2, 64, 160, 2, 1}, .type = type};
+  if (TraitsOf(type).block_weights == 256) options.shape = {2, 256, 512, 2, 1};
   options.threads = 1;
   return options;
 }
@@ -64,21 +65,10 @@ inline std::vector<std::byte> DownCodeAt(const FfnPageLayout& layout, const std:
   const auto panel_bytes = static_cast<int64_t>(layout.down_panel_bytes);
   const std::byte* const panel = page + layout.down_offset + output / 16 * panel_bytes;
   const int lane = output % 16;
-  switch (layout.down_type) {
-    case QuantType::kQ4_0:
-    case QuantType::kQ4_1: {
-      const std::byte pair = panel[row / 8 * 64 + lane * 4 + row % 4];
-      return {row % 8 < 4 ? pair & std::byte{15} : pair >> 4};
-    }
-    case QuantType::kQ8_0:
-      return {panel[row / 4 * 64 + lane * 4 + row % 4]};
-    case QuantType::kF16:
-    case QuantType::kBF16:
-      return {panel + row * 32 + lane * 2, panel + row * 32 + lane * 2 + 2};
-    case QuantType::kF32:
-      return {panel + row * 64 + lane * 4, panel + row * 64 + lane * 4 + 4};
-  }
-  return {};
+  if (layout.has_down_table()) return {static_cast<std::byte>(PanelCode(layout.down_type, panel, lane, row))};
+  const int bytes = TraitsOf(layout.down_type).block_bytes;
+  const std::byte* const weight = panel + (row * 16 + lane) * bytes;
+  return {weight, weight + bytes};
 }
 
 // Puts a code of the down matrix where a plain row of it has neuron `neuron`; the row starts zeroed.
@@ -86,13 +76,15 @@ inline void PutPlainCode(QuantType type, const std::vector<std::byte>& code, int
   const QuantTraits& traits = TraitsOf(type);
   std::byte* const block = row + neuron / traits.block_weights * traits.block_bytes;
   const int weight = neuron % traits.block_weights;
-  if (type == QuantType::kQ4_0 || type == QuantType::kQ4_1) {
-    std::byte& pair = block[traits.block_bytes - 16 + weight % 16];
-    pair |= weight < 16 ? code[0] : code[0] << 4;
-  } else {
-    const int first = type == QuantType::kQ8_0 ? 2 + weight : 0;
-    std::copy(code.begin(), code.end(), block + first);
+  if (IsFloatType(type)) {
+    std::copy(code.begin(), code.end(), block);
+    return;
   }
+  const CodePlace place = PlaceOf(type, weight);
+  const int low_bits = ShapeOf(type).low_bits, number = std::to_integer<int>(code[0]);
+  block[place.low_byte] |= static_cast<std::byte>((number & ((1 << low_bits) - 1)) << place.low_shift);
+  if (ShapeOf(type).high_bits > 0)
+    block[place.high_byte] |= static_cast<std::byte>(number >> low_bits << place.high_shift);
 }
 
 }  // namespace dogstar

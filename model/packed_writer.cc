@@ -28,10 +28,6 @@ uint64_t PagesBytes(const FfnPageLayout& layout) {
   return layout.page_bytes * static_cast<uint64_t>(layout.page_count());
 }
 
-uint64_t DownScalesBytes(const FfnPageLayout& layout) {
-  return layout.down_group_bytes() * static_cast<uint64_t>(layout.group_count());
-}
-
 std::vector<uint32_t> TypesOf(std::span<const FfnPageLayout> layers, QuantType FfnPageLayout::*type) {
   std::vector<uint32_t> types;
   for (const FfnPageLayout& layout : layers) types.push_back(static_cast<uint32_t>(layout.*type));
@@ -132,7 +128,7 @@ absl::Status PackedWriter::AllocateLayerBuffers() {
   uint64_t pages = 0, scales = 0;
   for (const FfnPageLayout& layout : plan_.layers) {
     pages = std::max(pages, PagesBytes(layout));
-    scales = std::max(scales, DownScalesBytes(layout));
+    scales = std::max(scales, layout.down_table_bytes());
   }
   ASSIGN_OR_RETURN(pages_, AlignedBuffer::Create(pages));
   ASSIGN_OR_RETURN(down_scales_, AlignedBuffer::Create(scales));
@@ -173,7 +169,7 @@ absl::Status PackedWriter::WriteLayer(const RowOrder& order, const LayerMatrices
   const FfnPageLayout& layout = plan_.layers[layer_++];
   CHECK(order.row_order.size() == static_cast<size_t>(layout.ffn_rows));
   const std::span<std::byte> pages = pages_.span().first(PagesBytes(layout));
-  const std::span<std::byte> scales = down_scales_.span().first(DownScalesBytes(layout));
+  const std::span<std::byte> scales = down_scales_.span().first(layout.down_table_bytes());
   PackFfnLayer(layout, order.row_order, matrices, pool_, pages, scales);
 
   const auto order_bytes = std::as_bytes(std::span(order.row_order));

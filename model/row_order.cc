@@ -42,10 +42,11 @@ std::vector<Run> SortedRuns(std::span<const float> importance, std::span<const N
   return runs;
 }
 
-std::vector<NeuronIndex> HotOrder(std::span<const float> importance, int32_t ffn_rows, size_t run_rows) {
+std::vector<NeuronIndex> HotOrder(std::span<const float> importance, int32_t ffn_rows, size_t run_rows,
+                                  size_t group_rows) {
   std::vector<NeuronIndex> neurons = SourceOrder(ffn_rows);
-  for (size_t group = 0; group < neurons.size(); group += kQuantBlock) {
-    SortByImportance(importance, std::span(neurons).subspan(group, kQuantBlock));
+  for (size_t group = 0; group < neurons.size(); group += group_rows) {
+    SortByImportance(importance, std::span(neurons).subspan(group, group_rows));
   }
   std::vector<NeuronIndex> order;
   order.reserve(neurons.size());
@@ -72,33 +73,33 @@ absl::Status CheckPermutation(std::span<const NeuronIndex> row_order) {
 
 }  // namespace
 
-RowOrder MakeRowOrder(std::span<const float> importance, int32_t ffn_rows, int32_t run_rows, bool scale_groups) {
+RowOrder MakeRowOrder(std::span<const float> importance, int32_t ffn_rows, int32_t run_rows, int32_t group_rows) {
   CHECK(importance.empty() || importance.size() == static_cast<size_t>(ffn_rows));
-  CHECK(run_rows > 0 && kQuantBlock % run_rows == 0);
-  CHECK(!scale_groups || ffn_rows % kQuantBlock == 0);
+  CHECK(run_rows > 0);
+  CHECK(group_rows == 0 || (group_rows % run_rows == 0 && ffn_rows % group_rows == 0));
   RowOrder order;
   if (importance.empty()) {
     order.row_order = SourceOrder(ffn_rows);
-  } else if (scale_groups) {
-    order.row_order = HotOrder(importance, ffn_rows, static_cast<size_t>(run_rows));
+  } else if (group_rows > 0) {
+    order.row_order = HotOrder(importance, ffn_rows, static_cast<size_t>(run_rows), static_cast<size_t>(group_rows));
   } else {
     order.row_order = SourceOrder(ffn_rows);
     SortByImportance(importance, order.row_order);
   }
-  auto groups = RunGroupsOf(order.row_order, run_rows, scale_groups);
+  auto groups = RunGroupsOf(order.row_order, run_rows, group_rows);
   CHECK(groups.ok());
   order.run_groups = *std::move(groups);
   return order;
 }
 
 absl::StatusOr<std::vector<uint16_t>> RunGroupsOf(std::span<const NeuronIndex> row_order, int32_t run_rows,
-                                                  bool scale_groups) {
+                                                  int32_t group_rows) {
   RETURN_IF_ERROR(CheckPermutation(row_order));
   const auto run = static_cast<size_t>(run_rows);
   std::vector<uint16_t> groups((row_order.size() + run - 1) / run);
-  if (!scale_groups) return groups;
+  if (group_rows == 0) return groups;
   for (size_t row = 0; row < row_order.size(); ++row) {
-    const int32_t group = ToInt(row_order[row]) / kQuantBlock;
+    const int32_t group = ToInt(row_order[row]) / group_rows;
     if (group > UINT16_MAX) {
       return absl::InvalidArgumentError(fmt::format("row order: group {} of row {} is above 65535", group, row));
     }

@@ -1,9 +1,9 @@
 // The order of a layer's rows in the packed file.
 //
-// Where the down matrix is quantized along the neurons, 32 neighbouring neurons share a scale per output. The order is
-// therefore made of runs: `run_rows` rows from one such group, so that a kernel applies a scale once per run. Sorting
-// runs instead of rows keeps nearly all of the order's value: inside a group the important neurons come together
-// first.
+// Where the down matrix is quantized along the neurons, 16 or 32 neighbouring neurons share a scale per output. The
+// order is therefore made of runs: `run_rows` rows from one such group, so that a kernel applies a scale once per run.
+// Sorting runs instead of rows keeps nearly all of the order's value: inside a group the important neurons come
+// together first.
 #pragma once
 
 #include <cstdint>
@@ -21,12 +21,12 @@ struct RowOrder {
 };
 
 // importance: [ffn_rows], finite, larger = earlier; empty: the source's order. Equal importance: the lower neuron
-// first. scale_groups: the down matrix is quantized (then ffn_rows is a multiple of 32); otherwise rows are sorted one
-// by one. REQUIRES: run_rows divides 32.
-RowOrder MakeRowOrder(std::span<const float> importance, int32_t ffn_rows, int32_t run_rows, bool scale_groups);
+// first. group_rows: neurons that share a scale (run_rows divides it, it divides ffn_rows); 0: the down matrix is not
+// quantized, rows are sorted one by one.
+RowOrder MakeRowOrder(std::span<const float> importance, int32_t ffn_rows, int32_t run_rows, int32_t group_rows);
 
-// Group of each run. DataLoss when row_order is no permutation, or a run spans groups although scale_groups.
+// Group of each run. DataLoss when row_order is no permutation, or a run spans groups of group_rows > 0.
 absl::StatusOr<std::vector<uint16_t>> RunGroupsOf(std::span<const NeuronIndex> row_order, int32_t run_rows,
-                                                  bool scale_groups);
+                                                  int32_t group_rows);
 
 }  // namespace dogstar

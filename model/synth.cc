@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/aligned_buffer.h"
+#include "base/quant_codes.h"
 #include "base/thread_pool.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -204,8 +205,9 @@ absl::Status WritePackedPlainTensors(const SynthOptions& options, const std::vec
 }
 
 absl::Status WritePackedLayers(const SynthOptions& options, ThreadPool* pool, PackedWriter* writer) {
-  const bool scale_groups = TraitsOf(options.down_type.value_or(options.type)).block_weights > 1;
-  const RowOrder order = MakeRowOrder({}, options.shape.ffn_rows, options.run_rows, scale_groups);
+  const QuantType down_type = options.down_type.value_or(options.type);
+  const int32_t group_rows = IsFloatType(down_type) ? 0 : ShapeOf(down_type).group_weights;
+  const RowOrder order = MakeRowOrder({}, options.shape.ffn_rows, options.run_rows, group_rows);
   std::array<AlignedBuffer, 3> matrices;
   for (int32_t layer = 0; layer < options.shape.layers; ++layer) {
     auto buffer = matrices.begin();

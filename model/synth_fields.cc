@@ -82,6 +82,22 @@ uint64_t FileTypeOf(QuantType type) {
       return 3;
     case QuantType::kQ8_0:
       return 7;
+    case QuantType::kQ5_0:
+      return 8;
+    case QuantType::kQ5_1:
+      return 9;
+    case QuantType::kQ2_K:
+      return 10;
+    case QuantType::kQ3_K:
+      return 12;
+    case QuantType::kQ4_K:
+      return 15;
+    case QuantType::kQ5_K:
+      return 17;
+    case QuantType::kQ6_K:
+      return 18;
+    case QuantType::kIQ4_NL:
+      return 25;
     case QuantType::kBF16:
       return 32;
   }

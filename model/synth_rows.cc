@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numbers>
 
+#include "base/quant_codes.h"
 #include "model/packed_file.h"
 
 namespace dogstar {
@@ -13,7 +14,10 @@ constexpr double kGain = 0.6;              // guess: keeps activations near 1 th
 constexpr double kNibbleDeviation = 4.61;  // of 16 equally likely codes
 constexpr double kByteDeviation = 73.6;    // of 255 equally likely codes
 
-bool IsFloat(QuantType type) { return TraitsOf(type).block_weights == 1; }
+// Types whose blocks are a few scales and random codes; blocks of the others are drawn from ready ones.
+bool HasSimpleBlocks(QuantType type) {
+  return type == QuantType::kQ4_0 || type == QuantType::kQ4_1 || type == QuantType::kQ8_0;
+}
 
 uint64_t KeyOf(uint64_t seed, std::string_view tensor) {
   const uint64_t name = ChecksumOf(std::as_bytes(std::span(tensor)));
@@ -38,10 +42,12 @@ void PutFloat(QuantType type, float value, std::byte* out) {
 
 SynthRows::SynthRows(QuantType type, int64_t cols, uint64_t seed, std::string_view tensor)
     : type_(type), cols_(cols), key_(KeyOf(seed, tensor)), deviation_(kGain / std::sqrt(static_cast<double>(cols))) {
-  if (IsFloat(type)) {
+  if (IsFloatType(type)) {
     MakeSamples(seed);
-  } else {
+  } else if (HasSimpleBlocks(type)) {
     MakeScales();
+  } else {
+    MakeSampleBlocks(seed);
   }
 }
 
@@ -66,10 +72,24 @@ void SynthRows::MakeSamples(uint64_t seed) {
   }
 }
 
+void SynthRows::MakeSampleBlocks(uint64_t seed) {
+  const QuantTraits& traits = TraitsOf(type_);
+  samples_.resize(kSampleBlocks * static_cast<size_t>(traits.block_bytes));
+  std::vector<float> values(static_cast<size_t>(traits.block_weights));
+  SplitMix64 random(seed);
+  for (size_t i = 0; i < kSampleBlocks; ++i) {
+    for (float& value : values) value = static_cast<float>(deviation_ * NormalValue(&random));
+    QuantizeRow(type_, values.data(), traits.block_weights,
+                samples_.data() + i * static_cast<size_t>(traits.block_bytes));
+  }
+}
+
 void SynthRows::FillRow(int64_t row, std::byte* out) const {
   // A step of the generator between key and state: states that differ by small numbers would give streams that overlap.
   SplitMix64 random(SplitMix64(key_ + static_cast<uint64_t>(row)).Next());
-  if (!IsFloat(type_)) return FillBlocks(&random, out);
+  if (!IsFloatType(type_)) {
+    return HasSimpleBlocks(type_) ? FillBlocks(&random, out) : FillSampleBlocks(&random, out);
+  }
   type_ == QuantType::kF32 ? FillFloats<4>(&random, out) : FillFloats<2>(&random, out);
 }
 
@@ -91,6 +111,13 @@ void SynthRows::FillBlocks(SplitMix64* random, std::byte* out) const {
     for (size_t i = scale_bytes; i < block_bytes; ++i) {
       if (out[i] == std::byte{0x80}) out[i] = std::byte{0x81};
     }
+  }
+}
+
+void SynthRows::FillSampleBlocks(SplitMix64* random, std::byte* out) const {
+  const auto block_bytes = static_cast<size_t>(TraitsOf(type_).block_bytes);
+  for (int64_t block = 0; block < cols_ / TraitsOf(type_).block_weights; ++block, out += block_bytes) {
+    std::memcpy(out, samples_.data() + random->Next() % kSampleBlocks * block_bytes, block_bytes);
   }
 }
 

@@ -24,10 +24,13 @@ class SynthRows {
  private:
   static constexpr size_t kScales = 256;
   static constexpr size_t kSamples = 4096;
+  static constexpr size_t kSampleBlocks = 512;
 
   void MakeScales();
   void MakeSamples(uint64_t seed);
+  void MakeSampleBlocks(uint64_t seed);
   void FillBlocks(SplitMix64* random, std::byte* out) const;
+  void FillSampleBlocks(SplitMix64* random, std::byte* out) const;
   template <size_t kBytes>
   void FillFloats(SplitMix64* random, std::byte* out) const;
 
@@ -36,7 +39,7 @@ class SynthRows {
   uint64_t key_;
   double deviation_;                                       // standard deviation of the weights
   std::array<std::array<uint16_t, 2>, kScales> scales_{};  // half d, m: scales vary, as in a real model
-  std::vector<std::byte> samples_;                         // [kSamples] normal values in the type, to draw from
+  std::vector<std::byte> samples_;  // [kSamples] normal values, or kSampleBlocks blocks of them, in the type
 };
 
 }  // namespace dogstar

@@ -21,8 +21,8 @@ TEST_P(SynthTypeTest, PlainFileIsAModelThatRuns) {
   const auto config = ModelConfig::FromGguf(*header);
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->layer_count, 2);
-  EXPECT_EQ(config->dim, 64);
-  EXPECT_EQ(config->ffn_rows, 160);
+  EXPECT_EQ(config->dim, SmallModel(GetParam()).shape.dim);
+  EXPECT_EQ(config->ffn_rows, SmallModel(GetParam()).shape.ffn_rows);
   EXPECT_EQ(config->name, "synthetic-test");
 }
 
@@ -70,7 +70,8 @@ TEST_P(SynthTypeTest, WeightsHaveASensibleScale) {
 
 INSTANTIATE_TEST_SUITE_P(Types, SynthTypeTest,
                          ::testing::Values(QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kF16,
-                                           QuantType::kBF16, QuantType::kF32),
+                                           QuantType::kBF16, QuantType::kF32, QuantType::kQ5_1, QuantType::kQ2_K,
+                                           QuantType::kQ4_K, QuantType::kQ6_K, QuantType::kIQ4_NL),
                          [](const auto& test) { return std::string(TraitsOf(test.param).name); });
 
 TEST(SynthTest, SeedAloneDecidesTheFile) {

@@ -59,7 +59,7 @@ void CheckLayer(const PackedLayer& layer, uint64_t file_bytes) {
   CHECK(layer.page_checksums.size() == pages);
   CHECK(layer.row_order.size() == static_cast<size_t>(layout.ffn_rows));
   for (NeuronIndex neuron : layer.row_order) CHECK(ToInt(neuron) >= 0 && ToInt(neuron) < layout.ffn_rows);
-  for (uint16_t group : layer.run_groups) CHECK(group < layout.group_count());
+  for (uint16_t group : layer.run_groups) CHECK(group < std::max(layout.group_count(), 1));
 }
 
 void CheckBytes(std::span<std::byte> bytes) {

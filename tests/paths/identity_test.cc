@@ -95,7 +95,8 @@ TEST_P(TinyIdentityTest, EveryVariantGivesTheDenseTokens) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, TinyIdentityTest,
-                         testing::Values(QuantType::kF16, QuantType::kQ8_0, QuantType::kQ4_0, QuantType::kQ4_1),
+                         testing::Values(QuantType::kF16, QuantType::kQ8_0, QuantType::kQ4_0, QuantType::kQ4_1,
+                                         QuantType::kQ5_0, QuantType::kQ4_K, QuantType::kQ6_K),
                          [](const auto& type) { return std::string(TraitsOf(type.param).name); });
 
 TEST(RealIdentityTest, StrictTextIsTheDenseText) {
