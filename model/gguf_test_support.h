@@ -52,6 +52,12 @@ class GgufBytes {
     return Field(key, GgufValueType::kArray, raw);
   }
   // Removes every field of that key.
+  GgufBytes& Float32s(std::string_view key, const std::vector<float>& values) {
+    std::string raw = Raw(static_cast<uint32_t>(GgufValueType::kFloat32)) + Raw<uint64_t>(values.size());
+    for (const float value : values) raw += Raw(value);
+    return Field(key, GgufValueType::kArray, raw);
+  }
+  // Removes every field of that key.
   GgufBytes& Drop(std::string_view key) {
     std::erase_if(fields_, [&](const auto& field) { return field.first == key; });
     return *this;

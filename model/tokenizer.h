@@ -1,5 +1,5 @@
-// Tokenizer: byte-level BPE with the model's pre-tokenizer and special tokens. Compact: flat arrays, no string per
-// token, because it lives inside the RAM budget.
+// Tokenizer: a model's vocabulary (byte-level BPE or SentencePiece, model/text_encoder.h) and its special tokens.
+// Compact: flat arrays, no string per token, because it lives inside the RAM budget.
 //
 // Threads: const after construction; Encode may be called from any thread.
 #pragma once
@@ -21,6 +21,7 @@ namespace dogstar {
 struct EncodeOptions {
   bool add_bos = true;         // add BOS if the model asks for it (tokenizer.ggml.add_bos_token)
   bool parse_special = false;  // text that looks like a special token becomes that token
+  bool at_start = true;        // the text starts a text or follows a special token: SentencePiece may put a space first
 };
 
 class Tokenizer {
@@ -42,8 +43,8 @@ class Tokenizer {
   const std::vector<TokenId>& end_tokens() const;
   bool IsEnd(TokenId token) const;
   std::string_view chat_template() const;  // tokenizer.chat_template, "" if absent
-  std::string_view model() const;          // "gpt2"
-  std::string_view pre_tokenizer() const;  // "smollm"
+  std::string_view model() const;          // "gpt2", "llama"
+  std::string_view pre_tokenizer() const;  // "smollm"; "" where the file names none
   uint64_t memory_bytes() const;           // for the budget's table
 
  private:

@@ -210,7 +210,7 @@ TEST(TokenizerTest, WrongVocabulariesAreNamed) {
        {"tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"}) {
     EXPECT_THAT(ErrorOf(without(key)), HasSubstr(key));
   }
-  EXPECT_THAT(ErrorOf(without("tokenizer.ggml.model").String("tokenizer.ggml.model", "llama")), HasSubstr("'llama'"));
+  EXPECT_THAT(ErrorOf(without("tokenizer.ggml.model").String("tokenizer.ggml.model", "t5")), HasSubstr("'t5'"));
   EXPECT_THAT(ErrorOf(without("tokenizer.ggml.tokens").Int32s("tokenizer.ggml.tokens", {1})), HasSubstr("int32"));
   EXPECT_THAT(ErrorOf(without("tokenizer.ggml.tokens")
                           .Drop("tokenizer.ggml.token_type")
