@@ -73,10 +73,14 @@ class CpuBackend : public Backend {
   void CopyRows(const Tensor& src, int32_t src_row, int32_t rows, int32_t dst_row, Tensor* dst) override;
 
   void RmsNorm(const Tensor& x, int32_t rows, DeviceAddress weight, float epsilon, Tensor* out) override;
+  void HeadRmsNorm(int32_t head_dim, int32_t rows, DeviceAddress weight, float epsilon, Tensor* x) override;
   void Prepare(const Tensor& x, int32_t rows, Activations* out) override;
   void MatMul(const MatrixView& w, const Activations& x, int32_t rows, int32_t out_col, Tensor* out) override;
   void PackPanels(const MatrixView& plain, std::byte* panels) override;
   void Add(const Tensor& y, int32_t rows, Tensor* x) override;
+  void AddBias(DeviceAddress bias, int32_t rows, Tensor* x) override;
+  void Scale(float factor, int32_t rows, Tensor* x) override;
+  void Clear(int32_t rows, Tensor* x) override;
   void GatedActivation(FfnActivation activation, const Tensor& gate, const Tensor& up, int32_t rows,
                        Tensor* z) override;
   void Rope(const RopeParams& params, std::span<const TokenPos> positions, Tensor* x) override;
@@ -131,7 +135,7 @@ class CpuBackend : public Backend {
   ThreadPool pool_;
   CpuFfn ffn_;
   std::vector<AlignedBuffer> scratch_;  // one per thread
-  RopeTable rope_;
+  RopeTables rope_;
   std::unordered_map<std::byte*, AlignedBuffer> memory_;
   uint64_t last_ticket_ = 0;
 };
@@ -222,6 +226,18 @@ void CpuBackend::RmsNorm(const Tensor& x, int32_t rows, DeviceAddress weight, fl
   ForParts(rows, cols, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       kernels_.rms_norm(ValuesOf(x) + t * cols, x.cols(), weights, epsilon, ValuesOf(out) + t * cols);
+    }
+  });
+}
+
+void CpuBackend::HeadRmsNorm(int32_t head_dim, int32_t rows, DeviceAddress weight, float epsilon, Tensor* x) {
+  CHECK(rows <= x->rows() && head_dim > 0 && x->cols() % head_dim == 0);
+  const float* weights = reinterpret_cast<const float*>(weight);
+  const int64_t heads = int64_t{rows} * (x->cols() / head_dim);  // of all rows: they lie one after the other
+  ForParts(heads, head_dim, [&](int64_t begin, int64_t end) {
+    for (int64_t h = begin; h < end; ++h) {
+      float* head = ValuesOf(x) + h * head_dim;
+      kernels_.rms_norm(head, head_dim, weights, epsilon, head);
     }
   });
 }
@@ -324,6 +340,26 @@ void CpuBackend::Add(const Tensor& y, int32_t rows, Tensor* x) {
   AddValues(ValuesOf(y), int64_t{rows} * y.cols(), ValuesOf(x));
 }
 
+void CpuBackend::AddBias(DeviceAddress bias, int32_t rows, Tensor* x) {
+  CHECK(rows <= x->rows());
+  const float* values = reinterpret_cast<const float*>(bias);
+  const int64_t cols = x->cols();
+  ForParts(rows, cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) kernels_.add(values, cols, ValuesOf(x) + t * cols);
+  });
+}
+
+void CpuBackend::Scale(float factor, int32_t rows, Tensor* x) {
+  CHECK(rows <= x->rows());
+  ForParts(int64_t{rows} * x->cols(), 1,
+           [&](int64_t begin, int64_t end) { kernels_.scale(factor, end - begin, ValuesOf(x) + begin); });
+}
+
+void CpuBackend::Clear(int32_t rows, Tensor* x) {
+  CHECK(rows <= x->rows());
+  std::fill_n(ValuesOf(x), int64_t{rows} * x->cols(), 0.0f);
+}
+
 void CpuBackend::GatedActivation(FfnActivation activation, const Tensor& gate, const Tensor& up, int32_t rows,
                                  Tensor* z) {
   CHECK(rows <= gate.rows() && rows <= up.rows() && rows <= z->rows());
@@ -338,11 +374,11 @@ void CpuBackend::Rope(const RopeParams& params, std::span<const TokenPos> positi
   CHECK(params.rotary_dims % 2 == 0 && params.rotary_dims <= params.head_dim && x->cols() % params.head_dim == 0);
   CHECK(static_cast<int32_t>(params.frequencies.size()) == params.rotary_dims / 2);
   CHECK(static_cast<int32_t>(positions.size()) <= x->rows());
-  rope_.Update(params.frequencies, positions);
+  const RopeTable& table = rope_.Update(params.frequencies, positions);
   const int32_t heads = x->cols() / params.head_dim;
   ForParts(static_cast<int64_t>(positions.size()), x->cols(), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      kernels_.rope(params.pairing, params.head_dim, params.rotary_dims, heads, rope_.row(t),
+      kernels_.rope(params.pairing, params.head_dim, params.rotary_dims, heads, table.row(t),
                     ValuesOf(x) + t * x->cols());
     }
   });

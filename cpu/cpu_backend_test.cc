@@ -2,6 +2,7 @@
 #include "cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "cpu/test_support.h"
@@ -55,6 +56,43 @@ TEST(CpuBackendTest, AddAddsRows) {
     auto sum = MakeTensor(*backend, 9, 1000, x);
     backend->Add(*MakeTensor(*backend, 9, 1000, y), 8, sum.get());
     EXPECT_TRUE(SameValues(ValuesOf(*backend, *sum), expected)) << backend->Describe();
+  }
+}
+
+TEST(CpuBackendTest, AddBiasScaleAndClearTouchTheRowsAskedFor) {
+  constexpr int32_t kRows = 9, kCols = 1001;
+  const std::vector<float> x = RandomFloats(30, kRows * kCols), bias = RandomFloats(31, kCols);
+  std::vector<float> expected = x;
+  for (int i = 0; i < 8 * kCols; ++i) expected[i] = (x[i] + bias[i % kCols]) * 25.298222f;
+  for (const CpuOptions& options : AllOptions(false)) {
+    auto backend = MakeBackend(options);
+    auto tensor = MakeTensor(*backend, kRows, kCols, x);
+    backend->AddBias(reinterpret_cast<const std::byte*>(bias.data()), 8, tensor.get());
+    backend->Scale(25.298222f, 8, tensor.get());
+    EXPECT_TRUE(SameValues(ValuesOf(*backend, *tensor), expected)) << backend->Describe();
+    backend->Clear(8, tensor.get());
+    std::vector<float> cleared = expected;
+    std::fill_n(cleared.begin(), 8 * kCols, 0.0f);
+    EXPECT_TRUE(SameValues(ValuesOf(*backend, *tensor), cleared)) << backend->Describe();
+  }
+}
+
+TEST(CpuBackendTest, HeadRmsNormNormsEachHeadAsARow) {
+  constexpr int32_t kRows = 7, kHeads = 3;
+  for (const int32_t head_dim : {24, 64, 250}) {
+    const int32_t cols = kHeads * head_dim;
+    const std::vector<float> x = RandomFloats(32, kRows * cols), weight = RandomFloats(33, head_dim);
+    std::vector<float> expected = x;  // the last row is not asked for
+    for (int32_t h = 0; h < (kRows - 1) * kHeads; ++h) {
+      reference::RmsNorm(RowOf(x, h, head_dim), weight, 1e-6f,
+                         std::span<float>(expected).subspan(h * head_dim, head_dim));
+    }
+    for (const CpuOptions& options : AllOptions(false)) {
+      auto backend = MakeBackend(options);
+      auto tensor = MakeTensor(*backend, kRows, cols, x);
+      backend->HeadRmsNorm(head_dim, kRows - 1, reinterpret_cast<const std::byte*>(weight.data()), 1e-6f, tensor.get());
+      EXPECT_TRUE(SameValues(ValuesOf(*backend, *tensor), expected)) << backend->Describe() << " " << head_dim;
+    }
   }
 }
 
@@ -117,6 +155,27 @@ TEST(CpuBackendTest, RopeEqualsReference) {
         EXPECT_TRUE(SameValues(ValuesOf(*backend, *tensor), expected)) << backend->Describe();
       }
     }
+  }
+}
+
+TEST(CpuBackendTest, SetsOfFrequenciesTakeTurns) {
+  constexpr int32_t kHeadDim = 16;
+  const std::vector<TokenPos> positions = {TokenPos{3}, TokenPos{90}};
+  std::array<std::vector<float>, 3> sets;
+  for (size_t s = 0; s < sets.size(); ++s) {
+    for (int i = 0; i < kHeadDim / 2; ++i) sets[s].push_back(std::pow(100.0f * (s + 1), -2.0f * i / kHeadDim));
+  }
+  const std::vector<float> x = RandomFloats(34, positions.size() * kHeadDim);
+  auto backend = MakeBackend({.threads = 1});
+  for (const size_t s : {0, 1, 0, 0, 1, 2, 1, 0, 2}) {
+    const RopeParams params{RopePairing::kHalves, kHeadDim, kHeadDim, sets[s]};
+    std::vector<float> expected = x;
+    for (size_t t = 0; t < positions.size(); ++t) {
+      reference::Rope(params, positions[t], std::span<float>(expected).subspan(t * kHeadDim, kHeadDim));
+    }
+    auto tensor = MakeTensor(*backend, 2, kHeadDim, x);
+    backend->Rope(params, positions, tensor.get());
+    EXPECT_TRUE(SameValues(ValuesOf(*backend, *tensor), expected)) << s;
   }
 }
 

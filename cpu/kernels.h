@@ -153,6 +153,7 @@ struct KernelTable {
   void (*rms_norm)(const float* x, int32_t cols, const float* weight, float epsilon, float* out);
   void (*gated)(FfnActivation activation, const float* gate, const float* up, int64_t count, float* z);
   void (*add)(const float* y, int64_t count, float* x);
+  void (*scale)(float factor, int64_t count, float* x);
   // One row of heads; table: rotary/2 cosines, then rotary/2 sines.
   void (*rope)(RopePairing pairing, int32_t head_dim, int32_t rotary_dims, int32_t heads, const float* table, float* x);
 

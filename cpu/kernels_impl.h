@@ -22,6 +22,7 @@ constexpr KernelTable MakeTable(const char* name) {
           .rms_norm = RmsNorm,
           .gated = Gated,
           .add = Add,
+          .scale = Scale,
           .rope = Rope,
           .store_kv = StoreKv,
           .attention = Attention,

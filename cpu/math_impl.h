@@ -40,6 +40,11 @@ inline void Add(const float* y, int64_t count, float* x) {
   for (int64_t i = 0; i < count; ++i) x[i] += y[i];
 }
 
+inline void Scale(float factor, int64_t count, float* x) {
+  for (int64_t i = 0; i < count; ++i) x[i] *= factor;
+}
+
+// out may be x.
 inline void RmsNorm(const float* x, int32_t cols, const float* weight, float epsilon, float* out) {
   Vec16f squares = Splat(0.0f);
   int32_t i = 0;

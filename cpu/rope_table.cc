@@ -16,6 +16,10 @@ void RopeTable::Reserve(int32_t rows) {
   values_.reserve(rows * kUsualDims);
 }
 
+bool RopeTable::IsOf(std::span<const float> frequencies) const {
+  return std::equal(frequencies.begin(), frequencies.end(), frequencies_.begin(), frequencies_.end());
+}
+
 void RopeTable::FillRow(int64_t r, TokenPos position) {
   const size_t pairs = frequencies_.size();
   float* cosines = values_.data() + r * 2 * static_cast<int64_t>(pairs);
@@ -27,7 +31,7 @@ void RopeTable::FillRow(int64_t r, TokenPos position) {
 }
 
 void RopeTable::Update(std::span<const float> frequencies, std::span<const TokenPos> positions) {
-  if (!std::equal(frequencies.begin(), frequencies.end(), frequencies_.begin(), frequencies_.end())) {
+  if (!IsOf(frequencies)) {
     frequencies_.assign(frequencies.begin(), frequencies.end());
     positions_.clear();
   }
@@ -39,6 +43,16 @@ void RopeTable::Update(std::span<const float> frequencies, std::span<const Token
     positions_[r] = positions[r];
     FillRow(static_cast<int64_t>(r), positions[r]);
   }
+}
+
+void RopeTables::Reserve(int32_t rows) {
+  for (RopeTable& table : tables_) table.Reserve(rows);
+}
+
+const RopeTable& RopeTables::Update(std::span<const float> frequencies, std::span<const TokenPos> positions) {
+  if (!tables_[last_].IsOf(frequencies)) last_ = 1 - last_;
+  tables_[last_].Update(frequencies, positions);
+  return tables_[last_];
 }
 
 }  // namespace dogstar

@@ -1,6 +1,8 @@
-// Cosines and sines of the positions in use. All layers of a pass rotate the same positions, so a table is made once.
+// Cosines and sines of the positions in use. All layers of a pass rotate the same positions, so a table is made once
+// for each set of frequencies.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -13,6 +15,7 @@ class RopeTable {
   void Reserve(int32_t rows);
   // Fills rows [0, positions.size()) as far as they are not there already.
   void Update(std::span<const float> frequencies, std::span<const TokenPos> positions);
+  bool IsOf(std::span<const float> frequencies) const;
   // frequencies.size() cosines, then as many sines.
   const float* row(int64_t r) const { return values_.data() + r * 2 * frequencies_.size(); }
 
@@ -22,6 +25,18 @@ class RopeTable {
   std::vector<float> frequencies_;
   std::vector<TokenPos> positions_;  // of the rows that are valid
   std::vector<float> values_;
+};
+
+// The tables of the two sets used last: local and global layers take turns.
+class RopeTables {
+ public:
+  void Reserve(int32_t rows);
+  // Valid until the next call.
+  const RopeTable& Update(std::span<const float> frequencies, std::span<const TokenPos> positions);
+
+ private:
+  std::array<RopeTable, 2> tables_;
+  size_t last_ = 0;  // used
 };
 
 }  // namespace dogstar

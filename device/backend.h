@@ -225,11 +225,19 @@ class Backend {
   // out[t] = x[t] * weight / sqrt(mean(x[t]^2) + epsilon); weight: [cols] f32 in device memory. The mean is summed in
   // 16 lanes (lane = column % 16), then lanes 8 apart, 4, 2, 1.
   virtual void RmsNorm(const Tensor& x, int32_t rows, DeviceAddress weight, float epsilon, Tensor* out) = 0;
+  // Each head of x[t] (cols = head_count * head_dim) is normed as RmsNorm does a row, in place; weight: [head_dim].
+  virtual void HeadRmsNorm(int32_t head_dim, int32_t rows, DeviceAddress weight, float epsilon, Tensor* x) = 0;
   virtual void Prepare(const Tensor& x, int32_t rows, Activations* out) = 0;
   // out[t, out_col + r] = sum_k w[r, k] x[t, k]   for t < rows, r < w.rows.
   virtual void MatMul(const MatrixView& w, const Activations& x, int32_t rows, int32_t out_col, Tensor* out) = 0;
   // x[t] += y[t]
   virtual void Add(const Tensor& y, int32_t rows, Tensor* x) = 0;
+  // x[t] += bias; bias: [cols] f32 in device memory.
+  virtual void AddBias(DeviceAddress bias, int32_t rows, Tensor* x) = 0;
+  // x[t, i] = x[t, i] * factor
+  virtual void Scale(float factor, int32_t rows, Tensor* x) = 0;
+  // x[t] = 0
+  virtual void Clear(int32_t rows, Tensor* x) = 0;
   // panels = the matrix `plain` (kPlain) in panel layout; rows beyond plain.rows in the last panel are zero. Both in
   // host memory; waits.
   virtual void PackPanels(const MatrixView& plain, std::byte* panels) = 0;

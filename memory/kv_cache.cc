@@ -6,6 +6,26 @@
 
 namespace dogstar {
 
+AttentionMask ClipToWindow(const AttentionMask& mask, int32_t window) {
+  CHECK(window > 0);
+  AttentionMask clipped;
+  for (const AttentionMask::Row& row : mask.rows) {
+    const auto runs =
+        std::span(mask.runs).subspan(static_cast<size_t>(row.first_run), static_cast<size_t>(row.run_count));
+    int32_t left = window;
+    size_t first = runs.size();  // the first run that the row still sees, from its own backwards
+    while (first > 0 && left > 0) {
+      --first;
+      left -= runs[first].end - runs[first].begin;
+    }
+    const AttentionMask::Row out{static_cast<int32_t>(clipped.runs.size()), static_cast<int32_t>(runs.size() - first)};
+    clipped.runs.insert(clipped.runs.end(), runs.begin() + static_cast<ptrdiff_t>(first), runs.end());
+    if (left < 0) clipped.runs[static_cast<size_t>(out.first_run)].begin -= left;
+    clipped.rows.push_back(out);
+  }
+  return clipped;
+}
+
 KvCache::KvCache(int32_t slots) {
   free_.reserve(static_cast<size_t>(slots));
   for (int32_t slot = slots - 1; slot >= 0; --slot) free_.push_back(KvSlot{slot});

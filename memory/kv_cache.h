@@ -14,6 +14,9 @@
 
 namespace dogstar {
 
+// The same rows, each of which sees the last `window` positions of those it sees in `mask`, its own included.
+AttentionMask ClipToWindow(const AttentionMask& mask, int32_t window);
+
 class KvCache {
  public:
   explicit KvCache(int32_t slots);

@@ -41,6 +41,44 @@ TEST(KvCacheTest, TwoSequencesShareTheStoreAndRunsFollowPositions) {
   EXPECT_EQ(mask.runs[1].end, 5);
 }
 
+TEST(KvCacheTest, AWindowKeepsTheLastPositionsOfEachRow) {
+  KvCache kv(16);
+  ASSERT_TRUE(kv.Append(kFirst, 3).ok());   // slots 0 to 2
+  ASSERT_TRUE(kv.Append(kSecond, 2).ok());  // 3, 4
+  ASSERT_TRUE(kv.Append(kFirst, 4).ok());   // 5 to 8
+  const AttentionMask mask = kv.CausalMask(kFirst, TokenPos{1}, 6);
+  const AttentionMask clipped = ClipToWindow(mask, 3);
+  const auto slots_of = [&](size_t row) {
+    std::vector<int32_t> slots;
+    for (int32_t i = 0; i < clipped.rows[row].run_count; ++i) {
+      const SlotRun& run = clipped.runs[static_cast<size_t>(clipped.rows[row].first_run + i)];
+      for (int32_t slot = run.begin; slot < run.end; ++slot) slots.push_back(slot);
+    }
+    return slots;
+  };
+  ASSERT_EQ(clipped.rows.size(), 6U);
+  EXPECT_THAT(slots_of(0), testing::ElementsAre(0, 1));
+  EXPECT_THAT(slots_of(1), testing::ElementsAre(0, 1, 2));
+  EXPECT_THAT(slots_of(2), testing::ElementsAre(1, 2, 5));
+  EXPECT_THAT(slots_of(3), testing::ElementsAre(2, 5, 6));
+  EXPECT_THAT(slots_of(4), testing::ElementsAre(5, 6, 7));
+  EXPECT_EQ(clipped.rows[4].run_count, 1);
+  EXPECT_THAT(slots_of(5), testing::ElementsAre(6, 7, 8));
+}
+
+TEST(KvCacheTest, AWindowOfOneSeesItselfAndAWideOneEverything) {
+  KvCache kv(8);
+  ASSERT_TRUE(kv.Append(kFirst, 4).ok());
+  const AttentionMask mask = kv.CausalMask(kFirst, TokenPos{0}, 4);
+  const AttentionMask one = ClipToWindow(mask, 1), wide = ClipToWindow(mask, 100);
+  for (size_t row = 0; row < 4; ++row) {
+    EXPECT_EQ(one.runs[row].begin, static_cast<int32_t>(row));
+    EXPECT_EQ(one.runs[row].end, static_cast<int32_t>(row) + 1);
+    EXPECT_EQ(wide.runs[row].begin, 0);
+    EXPECT_EQ(wide.runs[row].end, static_cast<int32_t>(row) + 1);
+  }
+}
+
 TEST(KvCacheTest, AFullCacheNamesWhatIsNeededAndLeft) {
   KvCache kv(4);
   ASSERT_TRUE(kv.Append(kFirst, 3).ok());

@@ -13,9 +13,15 @@ namespace {
 constexpr uint64_t kCacheLine = 64;
 uint64_t AlignUp(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
 
-uint64_t NormBytes(const ModelFile& model) {
-  const uint64_t one = AlignUp(static_cast<uint64_t>(model.config().dim) * sizeof(float), kCacheLine);
-  return one * (2 * model.layers().size() + 1);
+uint64_t VectorBytes(int32_t size) { return AlignUp(static_cast<uint64_t>(size) * sizeof(float), kCacheLine); }
+
+// Norms and biases.
+uint64_t VectorsBytes(const ModelFile& model) {
+  uint64_t of_layer = 0;
+  for (int i = 0; i < kLayerVectors; ++i) {
+    of_layer += VectorBytes(model.config().VectorSize(static_cast<LayerVector>(i)));
+  }
+  return of_layer * model.layers().size() + VectorBytes(model.config().dim);
 }
 
 }  // namespace
@@ -175,21 +181,23 @@ struct Weights::Loader {
     return memory;
   }
 
-  void Norms() {
-    const auto add = [&](const std::vector<float>& norm) {
-      std::byte* place = Take(norm.size() * sizeof(float), kCacheLine);
-      std::memcpy(place, norm.data(), norm.size() * sizeof(float));
-      weights->norms_.push_back(place);
-    };
+  DeviceAddress Vector(const std::vector<float>& values) {
+    if (values.empty()) return nullptr;
+    std::byte* place = Take(values.size() * sizeof(float), kCacheLine);
+    std::memcpy(place, values.data(), values.size() * sizeof(float));
+    return place;
+  }
+
+  void Vectors() {
     for (const LayerSource& layer : model.layers()) {
-      add(layer.attention_norm);
-      add(layer.ffn_norm);
+      LayerVectors& vectors = weights->vectors_.emplace_back();
+      for (size_t i = 0; i < vectors.size(); ++i) vectors[i] = Vector(layer.vectors[i]);
     }
-    add(model.output_norm());
+    weights->output_norm_ = Vector(model.output_norm());
   }
 
   void Layout() {
-    Norms();
+    Vectors();
     for (size_t i = 0; i < model.layers().size(); ++i) {
       const LayerSource& layer = model.layers()[i];
       const LayerPlacement& place = placement.layers[i];
@@ -233,7 +241,7 @@ struct Weights::Loader {
 };
 
 uint64_t Weights::TableBytes(const ModelFile& model) {
-  uint64_t bytes = NormBytes(model);
+  uint64_t bytes = VectorsBytes(model);
   if (model.packed() != nullptr) {
     for (const PackedLayer& layer : model.packed()->layers()) bytes += AlignUp(layer.down_scales_bytes, kCacheLine);
   }

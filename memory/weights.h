@@ -7,6 +7,7 @@
 // Threads: const after Load.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -33,6 +34,9 @@ struct MatrixPart {
   std::vector<int32_t> chunk_rows;
 };
 
+// Norms and biases of a layer, f32; null where the model has none.
+using LayerVectors = std::array<DeviceAddress, kLayerVectors>;
+
 // The FFN of one layer of a packed file.
 struct FfnPart {
   const PackedLayer* layer = nullptr;
@@ -53,7 +57,7 @@ class Weights {
                                                        const std::function<void(uint64_t, uint64_t)>& progress);
   ~Weights();
 
-  // Bytes that Load takes beside matrices and pages: norms, down-scale tables, embedding buffer.
+  // Bytes that Load takes beside matrices and pages: norms and biases, down-scale tables, embedding buffer.
   static uint64_t TableBytes(const ModelFile& model);
 
   const MatrixPart& matrix(LayerIndex layer, MatrixRole role) const {
@@ -63,9 +67,8 @@ class Weights {
   const FfnPart& ffn(LayerIndex layer) const { return ffn_[static_cast<size_t>(ToInt(layer))]; }
   bool packed() const { return !ffn_.empty(); }
   int32_t layer_count() const { return static_cast<int32_t>(matrices_.size()) / kMatrixRoles; }
-  DeviceAddress attention_norm(LayerIndex layer) const { return norms_[2 * static_cast<size_t>(ToInt(layer))]; }
-  DeviceAddress ffn_norm(LayerIndex layer) const { return norms_[2 * static_cast<size_t>(ToInt(layer)) + 1]; }
-  DeviceAddress output_norm() const { return norms_.back(); }
+  const LayerVectors& vectors(LayerIndex layer) const { return vectors_[static_cast<size_t>(ToInt(layer))]; }
+  DeviceAddress output_norm() const { return output_norm_; }
   // The whole embedding table when it is resident (tied to a resident head), else rows == 0.
   const MatrixView& embedding() const { return embedding_; }
 
@@ -83,7 +86,8 @@ class Weights {
   MatrixPart head_;
   MatrixView embedding_;
   std::vector<FfnPart> ffn_;
-  std::vector<DeviceAddress> norms_;
+  std::vector<LayerVectors> vectors_;
+  DeviceAddress output_norm_ = nullptr;
   std::vector<StreamRange> schedule_;
   Pager::Options pager_options_;
 };

@@ -201,7 +201,11 @@ inline void CheckAnyBytes(std::string_view bytes) {
   const absl::StatusOr<ModelConfig> config = ModelConfig::FromGguf(*header);
   if (config.ok()) {
     CHECK(config->layer_count > 0 && config->dim > 0 && config->head_dim > 0 && config->vocab_size > 0);
-    CHECK(config->rope_frequencies.size() == static_cast<size_t>(config->rotary_dims / 2));
+    CHECK(config->kind_of_layer.size() == static_cast<size_t>(config->layer_count));
+    for (int32_t i = 0; i < config->layer_count; ++i) {
+      const AttentionKind& attention = config->attention(LayerIndex{i});
+      CHECK(attention.rope_frequencies.size() == static_cast<size_t>(config->rotary_dims / 2));
+    }
   }
   const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::FromGguf(*header);
   if (!tokenizer.ok()) return;

@@ -4,6 +4,9 @@
 #include <cmath>
 #include <initializer_list>
 #include <iterator>
+#include <optional>
+#include <utility>
+#include <variant>
 
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -12,7 +15,48 @@
 namespace dogstar {
 namespace {
 
-constexpr std::string_view kSupportedArchitectures[] = {"llama"};
+// What an architecture's files do not say about themselves.
+struct Architecture {
+  std::string_view name;
+  FfnActivation activation = FfnActivation::kSilu;
+  bool rope_halves = false;
+  bool needs_qkv_bias = false;  // the others may have biases
+  bool qk_norm = false;
+  bool post_norms = false;
+  bool scales_embedding = false;     // by sqrt(dim)
+  int32_t global_layer_every = 0;    // where there is a window: of so many layers the last is global; 0: none
+  bool local_rope_is_plain = false;  // local layers have a base of their own and no scaling
+};
+constexpr Architecture kArchitectures[] = {
+    {.name = "llama"},
+    {.name = "qwen2", .rope_halves = true, .needs_qkv_bias = true},
+    {.name = "qwen3", .rope_halves = true, .qk_norm = true},
+    {.name = "gemma3",
+     .activation = FfnActivation::kGeluTanh,
+     .rope_halves = true,
+     .qk_norm = true,
+     .post_norms = true,
+     .scales_embedding = true,
+     .global_layer_every = 6,
+     .local_rope_is_plain = true},
+};
+
+struct VectorTensor {
+  LayerVector vector;
+  std::string_view part;  // of the tensor's name, after "blk.N."
+};
+constexpr VectorTensor kVectorTensors[kLayerVectors] = {
+    {LayerVector::kAttentionNorm, "attn_norm.weight"},
+    {LayerVector::kFfnNorm, "ffn_norm.weight"},
+    {LayerVector::kQueryBias, "attn_q.bias"},
+    {LayerVector::kKeyBias, "attn_k.bias"},
+    {LayerVector::kValueBias, "attn_v.bias"},
+    {LayerVector::kQueryNorm, "attn_q_norm.weight"},
+    {LayerVector::kKeyNorm, "attn_k_norm.weight"},
+    {LayerVector::kPostAttentionNorm, "post_attention_norm.weight"},
+    {LayerVector::kPostFfnNorm, "post_ffw_norm.weight"},
+};
+
 constexpr char kPackedVersionKey[] = "dogstar.packed.version";
 constexpr int64_t kBlockWeights = 32;  // kernels read whole blocks of this many columns
 
@@ -23,6 +67,7 @@ constexpr int64_t kHeadsMax = 1 << 16;
 constexpr int64_t kVocabMax = 1 << 24;
 constexpr int64_t kContextMax = 1 << 30;
 constexpr double kDefaultRopeBase = 10000;
+constexpr int32_t kGemma27BLayers = 62;  // the size is not in the metadata
 
 bool IsPackedFile(const GgufHeader& header) { return header.FindField(kPackedVersionKey) != nullptr; }
 
@@ -66,13 +111,15 @@ class ArchitectureKeys {
   std::string prefix_;
 };
 
-absl::StatusOr<std::string> ReadArchitecture(const GgufHeader& header) {
-  ASSIGN_OR_RETURN(const std::string_view architecture, header.GetString("general.architecture"));
-  for (const std::string_view supported : kSupportedArchitectures) {
-    if (architecture == supported) return std::string(architecture);
+absl::StatusOr<const Architecture*> ReadArchitecture(const GgufHeader& header) {
+  ASSIGN_OR_RETURN(const std::string_view name, header.GetString("general.architecture"));
+  std::vector<std::string_view> supported;
+  for (const Architecture& architecture : kArchitectures) {
+    if (name == architecture.name) return &architecture;
+    supported.push_back(architecture.name);
   }
-  return absl::UnimplementedError(fmt::format("architecture {} cannot run; supported: {}", Quoted(architecture),
-                                              fmt::join(kSupportedArchitectures, ", ")));
+  return absl::UnimplementedError(
+      fmt::format("architecture {} cannot run; supported: {}", Quoted(name), fmt::join(supported, ", ")));
 }
 
 absl::Status CheckMultiple(std::string_view what, int64_t value, int64_t factor, std::string_view factor_name) {
@@ -116,16 +163,84 @@ absl::StatusOr<double> ReadRopeScale(const ArchitectureKeys& keys) {
   return keys.PositiveFloatOr("rope.scale_linear", 1);  // the key of older files
 }
 
-absl::Status ReadRope(const ArchitectureKeys& keys, ModelConfig* config) {
+std::vector<float> RopeFrequencies(int32_t rotary_dims, double base, double scale) {
+  std::vector<float> frequencies;
+  for (int32_t i = 0; i < rotary_dims; i += 2) {
+    frequencies.push_back(static_cast<float>(std::pow(base, -static_cast<double>(i) / rotary_dims) / scale));
+  }
+  return frequencies;
+}
+
+// Whether each layer is local, where there is a window: metadata says so layer by layer or by every n-th layer that is
+// not, or the architecture does.
+absl::StatusOr<std::vector<uint8_t>> ReadLocalLayers(const GgufHeader& header, const ArchitectureKeys& keys,
+                                                     const Architecture& architecture, int32_t layer_count) {
+  constexpr char kKey[] = "attention.sliding_window_pattern";
+  std::vector<uint8_t> local(static_cast<size_t>(layer_count), 1);
+  const GgufField* field = header.FindField(keys.Name(kKey));
+  if (field != nullptr && field->type == GgufValueType::kArray) {
+    ASSIGN_OR_RETURN(const GgufArray* array, header.GetArray(field->key, GgufValueType::kBool));
+    if (array->count != local.size()) {
+      return absl::InvalidArgumentError(
+          fmt::format("{} has {} values, expected one for each of {} layers", field->key, array->count, layer_count));
+    }
+    for (size_t i = 0; i < local.size(); ++i) local[i] = array->fixed[i] != std::byte{0};
+    return local;
+  }
+  ASSIGN_OR_RETURN(const int32_t every, keys.IntOr(kKey, kLayersMax, architecture.global_layer_every));
+  for (int32_t i = every - 1; every > 0 && i < layer_count; i += every) local[static_cast<size_t>(i)] = 0;
+  return local;
+}
+
+absl::StatusOr<int32_t> ReadWindow(const GgufHeader& header, const ArchitectureKeys& keys) {
+  const std::string key = keys.Name("attention.sliding_window");
+  if (header.FindField(key) == nullptr) return 0;
+  ASSIGN_OR_RETURN(const uint64_t window, header.GetUint(key));  // some converters write 0 for none
+  return static_cast<int32_t>(std::min<uint64_t>(window, kContextMax));
+}
+
+absl::StatusOr<std::vector<float>> ReadLocalRope(const ArchitectureKeys& keys, int32_t rotary_dims) {
+  ASSIGN_OR_RETURN(const double base, keys.PositiveFloatOr("rope.freq_base_swa", kDefaultRopeBase));
+  return RopeFrequencies(rotary_dims, base, 1);
+}
+
+// Windows and rotary frequencies of every layer.
+absl::Status ReadAttentionKinds(const GgufHeader& header, const ArchitectureKeys& keys,
+                                const Architecture& architecture, ModelConfig* config) {
   ASSIGN_OR_RETURN(config->rotary_dims, keys.IntOr("rope.dimension_count", config->head_dim, config->head_dim));
   RETURN_IF_ERROR(CheckMultiple(keys.Name("rope.dimension_count"), config->rotary_dims, 2, "pairs"));
   ASSIGN_OR_RETURN(const double base, keys.PositiveFloatOr("rope.freq_base", kDefaultRopeBase));
   ASSIGN_OR_RETURN(const double scale, ReadRopeScale(keys));
-  for (int32_t i = 0; i < config->rotary_dims; i += 2) {
-    config->rope_frequencies.push_back(
-        static_cast<float>(std::pow(base, -static_cast<double>(i) / config->rotary_dims) / scale));
+  AttentionKind global;
+  global.rope_frequencies = RopeFrequencies(config->rotary_dims, base, scale);
+  config->attention_kinds = {global};
+  config->kind_of_layer.assign(static_cast<size_t>(config->layer_count), 0);
+  AttentionKind local = global;
+  ASSIGN_OR_RETURN(local.window, ReadWindow(header, keys));
+  if (local.window == 0) return absl::OkStatus();
+  if (architecture.local_rope_is_plain) {
+    ASSIGN_OR_RETURN(local.rope_frequencies, ReadLocalRope(keys, config->rotary_dims));
   }
+  config->attention_kinds.push_back(std::move(local));
+  ASSIGN_OR_RETURN(config->kind_of_layer, ReadLocalLayers(header, keys, architecture, config->layer_count));
   return absl::OkStatus();
+}
+
+// Gemma 3 of 27B scales scores by the heads' share of the hidden size, the smaller ones by their width.
+float ScoreScale(const ModelConfig& config) {
+  const bool by_share = config.architecture == "gemma3" && config.layer_count == kGemma27BLayers;
+  return 1.0F / std::sqrt(static_cast<float>(by_share ? config.dim / config.head_count : config.head_dim));
+}
+
+void Describe(const Architecture& architecture, const GgufHeader& header, ModelConfig* config) {
+  config->activation = architecture.activation;
+  config->rope_halves = architecture.rope_halves;
+  config->qk_norm = architecture.qk_norm;
+  config->post_norms = architecture.post_norms;
+  config->qkv_bias =
+      architecture.needs_qkv_bias || header.FindTensor(LayerVectorName(0, LayerVector::kQueryBias)) != nullptr;
+  if (architecture.scales_embedding) config->embedding_scale = std::sqrt(static_cast<float>(config->dim));
+  config->score_scale = ScoreScale(*config);
 }
 
 absl::Status ReadSizes(const ArchitectureKeys& keys, ModelConfig* config) {
@@ -140,40 +255,65 @@ absl::Status ReadSizes(const ArchitectureKeys& keys, ModelConfig* config) {
 }
 
 // True for "blk.3.ffn_up.weight" and the like; parts that are not in the list change what a layer computes.
-bool IsKnownLayerTensor(std::string_view name) {
+bool IsKnownLayerTensor(const ModelConfig& config, std::string_view name) {
   static constexpr std::string_view kParts[] = {
-      ".attn_norm.weight",     ".attn_q.weight",   ".attn_k.weight", ".attn_v.weight",   ".attn_output.weight",
-      ".ffn_norm.weight",      ".ffn_gate.weight", ".ffn_up.weight", ".ffn_down.weight",
-      ".attn_rot_embd.weight",  // frequencies of old files, which follow from the metadata
+      "attn_q.weight",        "attn_k.weight", "attn_v.weight",   "attn_output.weight",
+      "ffn_gate.weight",      "ffn_up.weight", "ffn_down.weight",
+      "attn_rot_embd.weight",  // frequencies of old files, which follow from the metadata
   };
   const size_t dot = name.find('.', std::string_view("blk.").size());
   if (dot == std::string_view::npos) return false;
-  return std::find(std::begin(kParts), std::end(kParts), name.substr(dot)) != std::end(kParts);
+  const std::string_view part = name.substr(dot + 1);
+  for (const VectorTensor& tensor : kVectorTensors) {
+    if (part == tensor.part) return config.VectorSize(tensor.vector) > 0;
+  }
+  return std::find(std::begin(kParts), std::end(kParts), part) != std::end(kParts);
+}
+
+absl::Status CheckTensorRuns(const GgufTensor& tensor, const ModelConfig& config, bool packed) {
+  const bool of_layer = tensor.name.starts_with("blk.");
+  const bool known = !of_layer || IsKnownLayerTensor(config, tensor.name);
+  if (tensor.name.ends_with(".bias") && !(of_layer && known)) {
+    return absl::UnimplementedError(
+        fmt::format("tensor {}: biases other than those of queries, keys and values cannot run", Quoted(tensor.name)));
+  }
+  if (!known && !packed) {  // a packed file has parts of its own, and was checked when it was made
+    return absl::UnimplementedError(fmt::format("tensor {}: a layer with this part cannot run in architecture {}",
+                                                Quoted(tensor.name), Quoted(config.architecture)));
+  }
+  if (tensor.name.starts_with("rope_") && tensor.name != kRopeFactorsTensor) {
+    return absl::UnimplementedError(
+        fmt::format("tensor {}: rotary frequencies that follow the length of the text "
+                    "(longrope) cannot run; supported: '{}'",
+                    Quoted(tensor.name), kRopeFactorsTensor));
+  }
+  return absl::OkStatus();
+}
+
+std::optional<double> NumberIn(const GgufField& field) {
+  if (const auto* value = std::get_if<uint64_t>(&field.value)) return static_cast<double>(*value);
+  if (const auto* value = std::get_if<int64_t>(&field.value)) return static_cast<double>(*value);
+  if (const auto* value = std::get_if<double>(&field.value)) return *value;
+  return std::nullopt;
+}
+
+// A key that asks for `what` unless it is 0.
+absl::Status CheckNotAsked(const GgufHeader& header, const std::string& key, std::string_view what) {
+  const GgufField* field = header.FindField(key);
+  if (field == nullptr) return absl::OkStatus();
+  const std::optional<double> value = NumberIn(*field);
+  if (!value) return absl::InvalidArgumentError(fmt::format("{} is not a number", key));
+  if (*value == 0) return absl::OkStatus();
+  return absl::UnimplementedError(fmt::format("{} is {}: {} cannot run", key, *value, what));
 }
 
 // What the forward pass would have to do and does not: silence here would be a wrong answer there.
-absl::Status CheckNoUnknownParts(const GgufHeader& header, const ArchitectureKeys& keys) {
-  if (keys.Has("expert_count")) {
-    ASSIGN_OR_RETURN(const uint64_t experts, header.GetUint(keys.Name("expert_count")));
-    if (experts > 0) {
-      return absl::UnimplementedError(
-          fmt::format("{} is {}: mixtures of experts cannot run", keys.Name("expert_count"), experts));
-    }
-  }
+absl::Status CheckNoUnknownParts(const GgufHeader& header, const ArchitectureKeys& keys, const ModelConfig& config) {
+  RETURN_IF_ERROR(CheckNotAsked(header, keys.Name("expert_count"), "mixtures of experts"));
+  RETURN_IF_ERROR(CheckNotAsked(header, keys.Name("attn_logit_softcapping"), "scores with a soft cap"));
+  RETURN_IF_ERROR(CheckNotAsked(header, keys.Name("final_logit_softcapping"), "logits with a soft cap"));
   const bool packed = IsPackedFile(header);
-  for (const GgufTensor& tensor : header.tensors()) {
-    if (!packed && tensor.name.starts_with("blk.") && !tensor.name.ends_with(".bias") &&
-        !IsKnownLayerTensor(tensor.name)) {
-      return absl::UnimplementedError(fmt::format("tensor {}: a layer with this part cannot run", Quoted(tensor.name)));
-    }
-    if (tensor.name.ends_with(".bias")) {
-      return absl::UnimplementedError(fmt::format("tensor {}: biases cannot run", Quoted(tensor.name)));
-    }
-    if (tensor.name.starts_with("rope_")) {
-      return absl::UnimplementedError(fmt::format(
-          "tensor {}: rotary frequencies scaled by a tensor (Llama 3.1 and later) cannot run", Quoted(tensor.name)));
-    }
-  }
+  for (const GgufTensor& tensor : header.tensors()) RETURN_IF_ERROR(CheckTensorRuns(tensor, config, packed));
   return absl::OkStatus();
 }
 
@@ -201,22 +341,24 @@ absl::Status CheckLayer(const GgufHeader& header, const ModelConfig& config, int
   const uint64_t ffn = static_cast<uint64_t>(config.ffn_rows);
   const uint64_t q_dim = static_cast<uint64_t>(config.head_count) * static_cast<uint64_t>(config.head_dim);
   const uint64_t kv_dim = static_cast<uint64_t>(config.kv_head_count) * static_cast<uint64_t>(config.head_dim);
+  for (const VectorTensor& tensor : kVectorTensors) {
+    const uint64_t size = static_cast<uint64_t>(config.VectorSize(tensor.vector));
+    if (size > 0) RETURN_IF_ERROR(CheckTensor(header, LayerVectorName(layer, tensor.vector), {size}));
+  }
   const auto check = [&](const char* part, std::initializer_list<uint64_t> shape) {
     return CheckTensor(header, LayerTensorName(layer, part), shape);
   };
-  RETURN_IF_ERROR(check("attn_norm", {dim}));
   RETURN_IF_ERROR(check("attn_q", {dim, q_dim}));
   RETURN_IF_ERROR(check("attn_k", {dim, kv_dim}));
   RETURN_IF_ERROR(check("attn_v", {dim, kv_dim}));
   RETURN_IF_ERROR(check("attn_output", {q_dim, dim}));
-  RETURN_IF_ERROR(check("ffn_norm", {dim}));
   if (packed) return absl::OkStatus();  // its FFN is pages, which PackedFile checks
   RETURN_IF_ERROR(check("ffn_gate", {dim, ffn}));
   RETURN_IF_ERROR(check("ffn_up", {dim, ffn}));
   return check("ffn_down", {ffn, dim});
 }
 
-// vocab_size and the three tensors outside the layers.
+// vocab_size and the tensors outside the layers.
 absl::Status ReadEmbedding(const GgufHeader& header, ModelConfig* config) {
   const GgufTensor* embedding = header.FindTensor(kEmbeddingTensor);
   if (embedding == nullptr) {
@@ -233,6 +375,9 @@ absl::Status ReadEmbedding(const GgufHeader& header, ModelConfig* config) {
   const uint64_t dim = static_cast<uint64_t>(config->dim);
   RETURN_IF_ERROR(CheckTensor(header, kEmbeddingTensor, {dim, rows}));
   RETURN_IF_ERROR(CheckTensor(header, kOutputNormTensor, {dim}));
+  if (header.FindTensor(kRopeFactorsTensor) != nullptr) {
+    RETURN_IF_ERROR(CheckTensor(header, kRopeFactorsTensor, {static_cast<uint64_t>(config->rotary_dims / 2)}));
+  }
   config->tied_head = header.FindTensor(kHeadTensor) == nullptr;
   return config->tied_head ? absl::OkStatus() : CheckTensor(header, kHeadTensor, {dim, rows});
 }
@@ -249,16 +394,55 @@ absl::Status CheckVocabularyFits(const GgufHeader& header, const ModelConfig& co
 
 std::string LayerTensorName(int32_t layer, const char* part) { return fmt::format("blk.{}.{}.weight", layer, part); }
 
+std::string LayerVectorName(int32_t layer, LayerVector vector) {
+  return fmt::format("blk.{}.{}", layer, kVectorTensors[static_cast<size_t>(vector)].part);
+}
+
+int32_t ModelConfig::VectorSize(LayerVector vector) const {
+  switch (vector) {
+    case LayerVector::kAttentionNorm:
+    case LayerVector::kFfnNorm:
+      return dim;
+    case LayerVector::kQueryBias:
+      return qkv_bias ? head_count * head_dim : 0;
+    case LayerVector::kKeyBias:
+    case LayerVector::kValueBias:
+      return qkv_bias ? kv_head_count * head_dim : 0;
+    case LayerVector::kQueryNorm:
+    case LayerVector::kKeyNorm:
+      return qk_norm ? head_dim : 0;
+    case LayerVector::kPostAttentionNorm:
+    case LayerVector::kPostFfnNorm:
+      return post_norms ? dim : 0;
+  }
+  return 0;
+}
+
+absl::Status ModelConfig::DivideRopeFrequencies(std::span<const float> factors) {
+  for (const float factor : factors) {
+    if (std::isfinite(factor) && factor > 0) continue;
+    return absl::InvalidArgumentError(
+        fmt::format("tensor '{}' has the factor {}, expected positive numbers", kRopeFactorsTensor, factor));
+  }
+  for (AttentionKind& attention : attention_kinds) {
+    CHECK(attention.rope_frequencies.size() == factors.size());
+    for (size_t i = 0; i < factors.size(); ++i) attention.rope_frequencies[i] /= factors[i];
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ModelConfig> ModelConfig::FromGguf(const GgufHeader& header) {
   ModelConfig config;
-  ASSIGN_OR_RETURN(config.architecture, ReadArchitecture(header));
+  ASSIGN_OR_RETURN(const Architecture* architecture, ReadArchitecture(header));
+  config.architecture = std::string(architecture->name);
   const ArchitectureKeys keys(header, config.architecture);
   const absl::StatusOr<std::string_view> name = header.GetString("general.name");
   if (name.ok()) config.name = std::string(*name);
   RETURN_IF_ERROR(ReadSizes(keys, &config));
   RETURN_IF_ERROR(ReadHeads(keys, &config));
-  RETURN_IF_ERROR(ReadRope(keys, &config));
-  RETURN_IF_ERROR(CheckNoUnknownParts(header, keys));
+  Describe(*architecture, header, &config);
+  RETURN_IF_ERROR(ReadAttentionKinds(header, keys, *architecture, &config));
+  RETURN_IF_ERROR(CheckNoUnknownParts(header, keys, config));
   RETURN_IF_ERROR(ReadEmbedding(header, &config));
   RETURN_IF_ERROR(CheckVocabularyFits(header, config));
   const bool packed = IsPackedFile(header);

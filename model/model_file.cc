@@ -11,7 +11,7 @@
 namespace dogstar {
 namespace {
 
-// Norm weights: F32 in practice, any runnable type by the format.
+// Norms, biases: F32 in practice, any runnable type by the format.
 absl::StatusOr<std::vector<float>> ReadVector(const std::string& path, const GgufHeader& header,
                                               const std::string& name) {
   const GgufTensor* tensor = header.FindTensor(name);
@@ -60,6 +60,24 @@ absl::StatusOr<MatrixSource> ModelFile::FindMatrix(const GgufHeader& header, con
   return matrix;
 }
 
+absl::StatusOr<LayerSource> ModelFile::FindLayer(const GgufHeader& header, int32_t index) const {
+  LayerSource layer;
+  ASSIGN_OR_RETURN(layer.query, FindMatrix(header, LayerTensorName(index, "attn_q")));
+  ASSIGN_OR_RETURN(layer.key, FindMatrix(header, LayerTensorName(index, "attn_k")));
+  ASSIGN_OR_RETURN(layer.value, FindMatrix(header, LayerTensorName(index, "attn_v")));
+  ASSIGN_OR_RETURN(layer.output, FindMatrix(header, LayerTensorName(index, "attn_output")));
+  for (int i = 0; i < kLayerVectors; ++i) {
+    const auto vector = static_cast<LayerVector>(i);
+    if (config_.VectorSize(vector) == 0) continue;
+    ASSIGN_OR_RETURN(layer.vectors[static_cast<size_t>(i)], ReadVector(path_, header, LayerVectorName(index, vector)));
+  }
+  if (packed_) return layer;
+  ASSIGN_OR_RETURN(layer.gate, FindMatrix(header, LayerTensorName(index, "ffn_gate")));
+  ASSIGN_OR_RETURN(layer.up, FindMatrix(header, LayerTensorName(index, "ffn_up")));
+  ASSIGN_OR_RETURN(layer.down, FindMatrix(header, LayerTensorName(index, "ffn_down")));
+  return layer;
+}
+
 absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path) {
   auto file = std::unique_ptr<ModelFile>(new ModelFile);
   file->path_ = path;
@@ -76,19 +94,12 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& pa
   ASSIGN_OR_RETURN(file->embedding_, file->FindMatrix(header, kEmbeddingTensor));
   ASSIGN_OR_RETURN(file->head_, file->FindMatrix(header, file->config_.tied_head ? kEmbeddingTensor : kHeadTensor));
   ASSIGN_OR_RETURN(file->output_norm_, ReadVector(path, header, kOutputNormTensor));
+  if (header.FindTensor(kRopeFactorsTensor) != nullptr) {
+    ASSIGN_OR_RETURN(const std::vector<float> factors, ReadVector(path, header, kRopeFactorsTensor));
+    RETURN_IF_ERROR(file->config_.DivideRopeFrequencies(factors));
+  }
   for (int32_t i = 0; i < file->config_.layer_count; ++i) {
-    LayerSource layer;
-    ASSIGN_OR_RETURN(layer.query, file->FindMatrix(header, LayerTensorName(i, "attn_q")));
-    ASSIGN_OR_RETURN(layer.key, file->FindMatrix(header, LayerTensorName(i, "attn_k")));
-    ASSIGN_OR_RETURN(layer.value, file->FindMatrix(header, LayerTensorName(i, "attn_v")));
-    ASSIGN_OR_RETURN(layer.output, file->FindMatrix(header, LayerTensorName(i, "attn_output")));
-    ASSIGN_OR_RETURN(layer.attention_norm, ReadVector(path, header, LayerTensorName(i, "attn_norm")));
-    ASSIGN_OR_RETURN(layer.ffn_norm, ReadVector(path, header, LayerTensorName(i, "ffn_norm")));
-    if (!file->packed_) {
-      ASSIGN_OR_RETURN(layer.gate, file->FindMatrix(header, LayerTensorName(i, "ffn_gate")));
-      ASSIGN_OR_RETURN(layer.up, file->FindMatrix(header, LayerTensorName(i, "ffn_up")));
-      ASSIGN_OR_RETURN(layer.down, file->FindMatrix(header, LayerTensorName(i, "ffn_down")));
-    }
+    ASSIGN_OR_RETURN(LayerSource layer, file->FindLayer(header, i));
     file->layers_.push_back(std::move(layer));
   }
   return file;

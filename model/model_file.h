@@ -3,6 +3,7 @@
 // Threads: const after Open.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -34,12 +35,12 @@ struct LayerSource {
   MatrixSource query, key, value, output;
   // Plain files: the FFN as matrices. Packed files: empty, see ModelFile::packed().
   std::optional<MatrixSource> gate, up, down;
-  std::vector<float> attention_norm, ffn_norm;  // [dim]
+  std::array<std::vector<float>, kLayerVectors> vectors;  // [ModelConfig::VectorSize], by LayerVector
 };
 
 class ModelFile {
  public:
-  // Reads the header, checks every part and loads the norms. The tokenizer is made from the same header and the
+  // Reads the header, checks every part and loads norms and biases. The tokenizer is made from the same header and the
   // vocabulary's strings are dropped.
   static absl::StatusOr<std::unique_ptr<ModelFile>> Open(const std::string& path);
 
@@ -63,6 +64,7 @@ class ModelFile {
  private:
   ModelFile() = default;
   absl::StatusOr<MatrixSource> FindMatrix(const GgufHeader& header, const std::string& tensor) const;
+  absl::StatusOr<LayerSource> FindLayer(const GgufHeader& header, int32_t index) const;
 
   std::string path_;
   uint64_t file_bytes_ = 0;

@@ -1,7 +1,6 @@
 #include "runtime/forward.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace dogstar {
 namespace {
@@ -24,29 +23,16 @@ Forward::Forward(const ModelFile* model, const Weights* weights, Backend* backen
       backend_(backend),
       pager_(pager),
       kv_(kv),
-      limits_(limits) {
-  rope_.pairing = config_.rope_halves ? RopePairing::kHalves : RopePairing::kAdjacent;
-  rope_.head_dim = config_.head_dim;
-  rope_.rotary_dims = config_.rotary_dims;
-  rope_.frequencies = config_.rope_frequencies;
-  attention_.head_count = config_.head_count;
-  attention_.kv_head_count = config_.kv_head_count;
-  attention_.head_dim = config_.head_dim;
-  attention_.score_scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
-}
+      limits_(limits) {}
 
 uint64_t Forward::Bytes(const ModelFile& model, const Backend& backend, const Limits& limits) {
   const ModelConfig& c = model.config();
   const int32_t rows = limits.batch_rows;
-  const int32_t heads = c.head_count * c.head_dim, kv_heads = c.kv_head_count * c.head_dim;
-  uint64_t bytes = 3 * backend.TensorBytes(rows, c.dim) + 2 * backend.TensorBytes(rows, heads) +
-                   2 * backend.TensorBytes(rows, kv_heads) + backend.ActivationsBytes(rows, c.dim) +
-                   backend.ActivationsBytes(rows, heads);
+  const bool packed = model.packed() != nullptr;
+  uint64_t bytes = LayerPass::Bytes(c, backend, {rows, !packed}) + backend.TensorBytes(rows, c.dim);
   bytes += backend.TensorBytes(limits.logit_rows, c.dim) + backend.ActivationsBytes(limits.logit_rows, c.dim) +
            backend.TensorBytes(limits.logit_rows, c.vocab_size);
-  if (model.packed() == nullptr) {
-    bytes += 3 * backend.TensorBytes(rows, c.ffn_rows) + backend.ActivationsBytes(rows, c.ffn_rows);
-  } else {
+  if (packed) {
     bytes += backend.FfnJobBytes(rows, c.dim, PackedCols(model));
     if (limits.capture) bytes += 2 * backend.TensorBytes(rows, PackedCols(model));
   }
@@ -63,26 +49,12 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(const ModelFile* model,
 
 absl::Status Forward::Allocate() {
   const int32_t rows = limits_.batch_rows;
-  const int32_t heads = config_.head_count * config_.head_dim, kv_heads = config_.kv_head_count * config_.head_dim;
+  ASSIGN_OR_RETURN(layer_pass_, LayerPass::Create(&config_, backend_, {rows, !weights_->packed()}));
   ASSIGN_OR_RETURN(x_, backend_->NewTensor(rows, config_.dim));
-  ASSIGN_OR_RETURN(norm_, backend_->NewTensor(rows, config_.dim));
-  ASSIGN_OR_RETURN(output_, backend_->NewTensor(rows, config_.dim));
-  ASSIGN_OR_RETURN(query_, backend_->NewTensor(rows, heads));
-  ASSIGN_OR_RETURN(context_, backend_->NewTensor(rows, heads));
-  ASSIGN_OR_RETURN(key_, backend_->NewTensor(rows, kv_heads));
-  ASSIGN_OR_RETURN(value_, backend_->NewTensor(rows, kv_heads));
-  ASSIGN_OR_RETURN(norm_act_, backend_->NewActivations(rows, config_.dim));
-  ASSIGN_OR_RETURN(context_act_, backend_->NewActivations(rows, heads));
   ASSIGN_OR_RETURN(head_in_, backend_->NewTensor(limits_.logit_rows, config_.dim));
   ASSIGN_OR_RETURN(head_act_, backend_->NewActivations(limits_.logit_rows, config_.dim));
   ASSIGN_OR_RETURN(logits_, backend_->NewTensor(limits_.logit_rows, config_.vocab_size));
-  if (!weights_->packed()) {
-    ASSIGN_OR_RETURN(gate_, backend_->NewTensor(rows, config_.ffn_rows));
-    ASSIGN_OR_RETURN(up_, backend_->NewTensor(rows, config_.ffn_rows));
-    ASSIGN_OR_RETURN(z_, backend_->NewTensor(rows, config_.ffn_rows));
-    ASSIGN_OR_RETURN(z_act_, backend_->NewActivations(rows, config_.ffn_rows));
-    return absl::OkStatus();
-  }
+  if (!weights_->packed()) return absl::OkStatus();
   capture_cols_ = PackedCols(*model_);
   ASSIGN_OR_RETURN(ffn_job_, backend_->NewFfnJob(rows, config_.dim, capture_cols_));
   if (limits_.capture) {
@@ -96,6 +68,7 @@ absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
   CHECK(batch.rows() <= limits_.batch_rows && batch.logit_rows <= limits_.logit_rows);
   if (!pass_begun_) RETURN_IF_ERROR(pager_->Begin(weights_->schedule()));
   pass_begun_ = false;
+  layer_pass_->Begin(&batch);
   RETURN_IF_ERROR(Embed(batch));
   for (int32_t i = 0; i < config_.layer_count; ++i) {
     const LayerIndex layer{i};
@@ -110,6 +83,7 @@ absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
 }
 
 absl::Status Forward::Draft(const Batch& batch, const DraftRows& rows) {
+  layer_pass_->Begin(&batch);
   RETURN_IF_ERROR(Embed(batch));
   for (int32_t i = 0; i < config_.layer_count; ++i) {
     const LayerIndex layer{i};
@@ -119,7 +93,14 @@ absl::Status Forward::Draft(const Batch& batch, const DraftRows& rows) {
   return Head(batch);
 }
 
+// x = the tokens' rows of the embedding, scaled
 absl::Status Forward::Embed(const Batch& batch) {
+  RETURN_IF_ERROR(GatherTokens(batch));
+  if (config_.embedding_scale != 1) backend_->Scale(config_.embedding_scale, batch.rows(), x_.get());
+  return absl::OkStatus();
+}
+
+absl::Status Forward::GatherTokens(const Batch& batch) {
   std::vector<int32_t> ids;
   for (TokenId token : batch.tokens) ids.push_back(ToInt(token));
   if (weights_->embedding().rows > 0) {
@@ -140,40 +121,13 @@ absl::Status Forward::Embed(const Batch& batch) {
   return absl::OkStatus();
 }
 
-// x += Wo attention(norm(x))
 absl::Status Forward::Attention(LayerIndex layer, const Batch& batch) {
-  const int32_t rows = batch.rows();
-  backend_->RmsNorm(*x_, rows, weights_->attention_norm(layer), config_.rms_epsilon, norm_.get());
-  backend_->Prepare(*norm_, rows, norm_act_.get());
-  RETURN_IF_ERROR(Product(weights_->matrix(layer, MatrixRole::kQuery), *norm_act_, rows, query_.get()));
-  RETURN_IF_ERROR(Product(weights_->matrix(layer, MatrixRole::kKey), *norm_act_, rows, key_.get()));
-  RETURN_IF_ERROR(Product(weights_->matrix(layer, MatrixRole::kValue), *norm_act_, rows, value_.get()));
-  backend_->Rope(rope_, batch.positions, query_.get());
-  backend_->Rope(rope_, batch.positions, key_.get());
-  backend_->WriteKv(layer, batch.slots, *key_, *value_, kv_);
-  backend_->Attention(attention_, layer, batch.mask, *kv_, *query_, context_.get());
-  backend_->Prepare(*context_, rows, context_act_.get());
-  RETURN_IF_ERROR(Product(weights_->matrix(layer, MatrixRole::kOutput), *context_act_, rows, output_.get()));
-  backend_->Add(*output_, rows, x_.get());
-  return absl::OkStatus();
+  return layer_pass_->Attention(LayerOf(layer), ProductOf(layer, batch.rows()), kv_, x_.get());
 }
 
-// x += down (activation(gate n) * (up n)), n = norm(x)
 absl::Status Forward::Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer) {
-  backend_->RmsNorm(*x_, batch.rows(), weights_->ffn_norm(layer), config_.rms_epsilon, norm_.get());
-  backend_->Prepare(*norm_, batch.rows(), norm_act_.get());
-  return weights_->packed() ? PackedFfn(layer, batch, observer) : PlainFfn(layer, batch);
-}
-
-absl::Status Forward::PlainFfn(LayerIndex layer, const Batch& batch) {
-  const int32_t rows = batch.rows();
-  RETURN_IF_ERROR(Product(weights_->matrix(layer, MatrixRole::kGate), *norm_act_, rows, gate_.get()));
-  RETURN_IF_ERROR(Product(weights_->matrix(layer, MatrixRole::kUp), *norm_act_, rows, up_.get()));
-  backend_->GatedActivation(config_.activation, *gate_, *up_, rows, z_.get());
-  backend_->Prepare(*z_, rows, z_act_.get());
-  RETURN_IF_ERROR(Product(weights_->matrix(layer, MatrixRole::kDown), *z_act_, rows, output_.get()));
-  backend_->Add(*output_, rows, x_.get());
-  return absl::OkStatus();
+  if (weights_->packed()) return PackedFfn(layer, batch, observer);
+  return layer_pass_->PlainFfn(LayerOf(layer), ProductOf(layer, batch.rows()), x_.get());
 }
 
 FfnParams Forward::ParamsOf(const FfnPart& part, Tensor* capture) const {
@@ -194,7 +148,8 @@ absl::Status Forward::FetchCaptured(int32_t rows) {
 absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer) {
   const int32_t rows = batch.rows();
   const FfnPart& part = weights_->ffn(layer);
-  backend_->FfnBegin(ParamsOf(part, observer != nullptr ? capture_.get() : nullptr), *norm_act_, rows, ffn_job_.get());
+  const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
+  backend_->FfnBegin(ParamsOf(part, observer != nullptr ? capture_.get() : nullptr), in, rows, ffn_job_.get());
   if (!part.resident.empty()) backend_->FfnAccumulatePages(part.resident, ffn_job_.get());
   int32_t page = static_cast<int32_t>(part.resident.size());
   std::vector<FfnPageRef> pages;
@@ -213,7 +168,7 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
     backend_->Wait(done);  // a slot is refilled only when its kernel is done
     RETURN_IF_ERROR(pager_->Release());
   }
-  backend_->FfnEnd(ffn_job_.get(), x_.get());
+  layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
   if (observer != nullptr) {
     RETURN_IF_ERROR(FetchCaptured(rows));
     observer->OnLayer(layer, captured_, rows, capture_cols_);
@@ -223,12 +178,11 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
 
 void Forward::DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows) {
   const FfnPart& part = weights_->ffn(layer);
-  backend_->RmsNorm(*x_, batch.rows(), weights_->ffn_norm(layer), config_.rms_epsilon, norm_.get());
-  backend_->Prepare(*norm_, batch.rows(), norm_act_.get());
-  backend_->FfnBegin(ParamsOf(part, nullptr), *norm_act_, batch.rows(), ffn_job_.get());
+  const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
+  backend_->FfnBegin(ParamsOf(part, nullptr), in, batch.rows(), ffn_job_.get());
   if (!rows.pages.empty()) backend_->FfnAccumulatePages(rows.pages, ffn_job_.get());
   if (rows.overlay.row_count > 0) backend_->FfnAccumulateOverlay(rows.overlay, ffn_job_.get());
-  backend_->FfnEnd(ffn_job_.get(), x_.get());
+  layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
 }
 
 absl::Status Forward::Head(const Batch& batch) {

@@ -15,20 +15,11 @@
 #include "memory/pager.h"
 #include "memory/weights.h"
 #include "model/model_file.h"
+#include "runtime/batch.h"
 #include "runtime/draft_rows.h"
+#include "runtime/layer_pass.h"
 
 namespace dogstar {
-
-// Rows of a pass. Row i is token tokens[i] at positions[i], whose keys and values go to slots[i].
-struct Batch {
-  std::vector<TokenId> tokens;
-  std::vector<TokenPos> positions;
-  std::vector<KvSlot> slots;
-  AttentionMask mask;
-  // Logits are computed for the last logit_rows rows; 0 for none.
-  int32_t logit_rows = 0;
-  int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
-};
 
 // Sees the FFN activations of a full pass over a packed file.
 class PassObserver {
@@ -71,13 +62,19 @@ class Forward {
   absl::Status Allocate();
 
   absl::Status Embed(const Batch& batch);
+  absl::Status GatherTokens(const Batch& batch);
   absl::Status Attention(LayerIndex layer, const Batch& batch);
   absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
-  absl::Status PlainFfn(LayerIndex layer, const Batch& batch);
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   void DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
   absl::Status Head(const Batch& batch);
+  LayerPass::Layer LayerOf(LayerIndex layer) const { return {layer, layer, weights_->vectors(layer)}; }
   absl::Status Product(const MatrixPart& matrix, const Activations& x, int32_t rows, Tensor* out);
+  auto ProductOf(LayerIndex layer, int32_t rows) {
+    return [this, layer, rows](MatrixRole role, const Activations& x, Tensor* out) {
+      return Product(weights_->matrix(layer, role), x, rows, out);
+    };
+  }
   FfnParams ParamsOf(const FfnPart& part, Tensor* capture) const;
   absl::Status FetchCaptured(int32_t rows);
 
@@ -88,20 +85,14 @@ class Forward {
   Pager* pager_;
   KvStore* kv_;
   Limits limits_;
-  RopeParams rope_;
-  AttentionParams attention_;
   bool pass_begun_ = false;  // the pager already streams the next full pass
 
-  std::unique_ptr<Tensor> x_;                    // [batch, dim] the residual stream
-  std::unique_ptr<Tensor> norm_;                 // [batch, dim]
-  std::unique_ptr<Tensor> query_, key_, value_;  // [batch, heads * head_dim]
-  std::unique_ptr<Tensor> context_;              // [batch, heads * head_dim]
-  std::unique_ptr<Tensor> output_;               // [batch, dim]
-  std::unique_ptr<Tensor> gate_, up_, z_;        // [batch, ffn_rows], plain files
-  std::unique_ptr<Tensor> capture_;              // [batch, packed rows]
-  std::unique_ptr<Tensor> head_in_;              // [logit_rows, dim]
-  std::unique_ptr<Tensor> logits_;               // [logit_rows, vocab]
-  std::unique_ptr<Activations> norm_act_, context_act_, z_act_, head_act_;
+  std::unique_ptr<LayerPass> layer_pass_;
+  std::unique_ptr<Tensor> x_;        // [batch, dim] the residual stream
+  std::unique_ptr<Tensor> capture_;  // [batch, packed rows]
+  std::unique_ptr<Tensor> head_in_;  // [logit_rows, dim]
+  std::unique_ptr<Tensor> logits_;   // [logit_rows, vocab]
+  std::unique_ptr<Activations> head_act_;
   std::unique_ptr<FfnJob> ffn_job_;
   std::vector<float> captured_;
   std::vector<std::byte> embedding_rows_;

@@ -1,6 +1,6 @@
 #include "runtime/importance.h"
 
-#include <cmath>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -11,6 +11,7 @@
 #include "memory/kv_cache.h"
 #include "model/model_file.h"
 #include "runtime/calibration_text.h"
+#include "runtime/layer_pass.h"
 
 namespace dogstar {
 namespace {
@@ -20,25 +21,24 @@ class ImportancePass {
  public:
   static absl::StatusOr<std::shared_ptr<ImportancePass>> Create(const std::string& source, int threads);
 
-  absl::StatusOr<std::vector<float>> Layer(LayerIndex layer, const LayerMatrices& matrices);
+  absl::StatusOr<std::vector<float>> Layer(LayerIndex index, const LayerMatrices& matrices);
 
  private:
   absl::Status Allocate(int threads);
   absl::Status Embed();
-  absl::Status Attention(const LayerSource& layer);
-  absl::Status Product(const MatrixSource& matrix, const Activations& x, Tensor* out);
-  absl::StatusOr<std::vector<float>> Ffn(const LayerSource& layer, const LayerMatrices& matrices);
+  // The layer's norms and biases where the backend reads them.
+  LayerVectors CopyVectors(const LayerSource& layer);
+  absl::Status Product(const MatrixSource& matrix, std::span<const std::byte> bytes, const Activations& x, Tensor* out);
+  absl::Status ReadAndMultiply(const MatrixSource& matrix, const Activations& x, Tensor* out);
+  int32_t rows() const { return batch_.rows(); }
 
   std::unique_ptr<ModelFile> model_;
-  std::vector<TokenId> tokens_;
   std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Tensor> x_, norm_, query_, key_, value_, context_, output_, gate_, up_, z_;
-  std::unique_ptr<Activations> norm_act_, context_act_, z_act_;
+  std::unique_ptr<LayerPass> layer_pass_;
+  std::unique_ptr<Tensor> x_;
   std::unique_ptr<KvStore> kv_;
-  std::vector<KvSlot> slots_;
-  std::vector<TokenPos> positions_;
-  AttentionMask mask_;
-  std::byte* norm_weight_ = nullptr;
+  Batch batch_;
+  std::array<std::byte*, kLayerVectors> vectors_ = {};
   std::vector<std::byte> matrix_bytes_;
 };
 
@@ -67,7 +67,7 @@ std::vector<float> TokenShares(std::span<const float> z, const std::vector<float
 absl::StatusOr<std::shared_ptr<ImportancePass>> ImportancePass::Create(const std::string& source, int threads) {
   auto pass = std::make_shared<ImportancePass>();
   ASSIGN_OR_RETURN(pass->model_, ModelFile::Open(source));
-  pass->tokens_ = pass->model_->tokenizer().Encode(kCalibrationText, {});
+  pass->batch_.tokens = pass->model_->tokenizer().Encode(kCalibrationText, {});
   RETURN_IF_ERROR(pass->Allocate(threads));
   RETURN_IF_ERROR(pass->Embed());
   return pass;
@@ -75,105 +75,93 @@ absl::StatusOr<std::shared_ptr<ImportancePass>> ImportancePass::Create(const std
 
 absl::Status ImportancePass::Allocate(int threads) {
   const ModelConfig& c = model_->config();
-  const int32_t rows = static_cast<int32_t>(tokens_.size());
-  const int32_t heads = c.head_count * c.head_dim, kv_heads = c.kv_head_count * c.head_dim;
   ASSIGN_OR_RETURN(backend_, NewCpuBackend({threads, false, CpuIsa::kAuto}));
-  ASSIGN_OR_RETURN(x_, backend_->NewTensor(rows, c.dim));
-  ASSIGN_OR_RETURN(norm_, backend_->NewTensor(rows, c.dim));
-  ASSIGN_OR_RETURN(output_, backend_->NewTensor(rows, c.dim));
-  ASSIGN_OR_RETURN(query_, backend_->NewTensor(rows, heads));
-  ASSIGN_OR_RETURN(context_, backend_->NewTensor(rows, heads));
-  ASSIGN_OR_RETURN(key_, backend_->NewTensor(rows, kv_heads));
-  ASSIGN_OR_RETURN(value_, backend_->NewTensor(rows, kv_heads));
-  ASSIGN_OR_RETURN(gate_, backend_->NewTensor(rows, c.ffn_rows));
-  ASSIGN_OR_RETURN(up_, backend_->NewTensor(rows, c.ffn_rows));
-  ASSIGN_OR_RETURN(z_, backend_->NewTensor(rows, c.ffn_rows));
-  ASSIGN_OR_RETURN(norm_act_, backend_->NewActivations(rows, c.dim));
-  ASSIGN_OR_RETURN(context_act_, backend_->NewActivations(rows, heads));
-  ASSIGN_OR_RETURN(z_act_, backend_->NewActivations(rows, c.ffn_rows));
+  ASSIGN_OR_RETURN(layer_pass_, LayerPass::Create(&c, backend_.get(), {.rows = rows(), .plain_ffn = true}));
+  ASSIGN_OR_RETURN(x_, backend_->NewTensor(rows(), c.dim));
   // One layer at a time: the store has a single one.
-  ASSIGN_OR_RETURN(kv_, backend_->NewKvStore({1, c.kv_head_count, c.head_dim, rows, KvType::kF16}));
-  ASSIGN_OR_RETURN(norm_weight_, backend_->AllocateMemory(static_cast<uint64_t>(c.dim) * sizeof(float)));
-  KvCache cache(rows);
-  ASSIGN_OR_RETURN(slots_, cache.Append(SequenceId{0}, rows));
-  mask_ = cache.CausalMask(SequenceId{0}, TokenPos{0}, rows);
-  for (int32_t i = 0; i < rows; ++i) positions_.push_back(TokenPos{i});
+  ASSIGN_OR_RETURN(kv_, backend_->NewKvStore({1, c.kv_head_count, c.head_dim, rows(), KvType::kF16}));
+  for (size_t i = 0; i < vectors_.size(); ++i) {
+    const int32_t size = c.VectorSize(static_cast<LayerVector>(i));
+    if (size == 0) continue;
+    ASSIGN_OR_RETURN(vectors_[i], backend_->AllocateMemory(static_cast<uint64_t>(size) * sizeof(float)));
+  }
+  KvCache cache(rows());
+  ASSIGN_OR_RETURN(batch_.slots, cache.Append(SequenceId{0}, rows()));
+  batch_.mask = cache.CausalMask(SequenceId{0}, TokenPos{0}, rows());
+  for (int32_t i = 0; i < rows(); ++i) batch_.positions.push_back(TokenPos{i});
+  layer_pass_->Begin(&batch_);
   return absl::OkStatus();
 }
 
 absl::Status ImportancePass::Embed() {
   const MatrixSource& table = model_->embedding();
-  std::vector<std::byte> rows(tokens_.size() * table.row_bytes());
+  std::vector<std::byte> table_rows(batch_.tokens.size() * table.row_bytes());
   std::vector<int32_t> index;
-  for (size_t i = 0; i < tokens_.size(); ++i) {
-    const uint64_t offset = table.offset + static_cast<uint64_t>(ToInt(tokens_[i])) * table.row_bytes();
+  for (size_t i = 0; i < batch_.tokens.size(); ++i) {
+    const uint64_t offset = table.offset + static_cast<uint64_t>(ToInt(batch_.tokens[i])) * table.row_bytes();
     RETURN_IF_ERROR(
-        ReadBytes(model_->path(), offset, std::span(rows).subspan(i * table.row_bytes(), table.row_bytes())));
+        ReadBytes(model_->path(), offset, std::span(table_rows).subspan(i * table.row_bytes(), table.row_bytes())));
     index.push_back(static_cast<int32_t>(i));
   }
-  backend_->GatherRows(
-      {table.type, MatrixLayout::kPlain, static_cast<int32_t>(tokens_.size()), table.cols, rows.data()}, index,
-      x_.get());
+  backend_->GatherRows({table.type, MatrixLayout::kPlain, rows(), table.cols, table_rows.data()}, index, x_.get());
+  const float scale = model_->config().embedding_scale;
+  if (scale != 1) backend_->Scale(scale, rows(), x_.get());
   backend_->Wait(backend_->Now());
   return absl::OkStatus();
 }
 
-absl::Status ImportancePass::Product(const MatrixSource& matrix, const Activations& x, Tensor* out) {
-  matrix_bytes_.resize(matrix.bytes());
-  RETURN_IF_ERROR(ReadBytes(model_->path(), matrix.offset, matrix_bytes_));
-  backend_->MatMul({matrix.type, MatrixLayout::kPlain, matrix.rows, matrix.cols, matrix_bytes_.data()}, x,
-                   static_cast<int32_t>(tokens_.size()), 0, out);
+LayerVectors ImportancePass::CopyVectors(const LayerSource& layer) {
+  LayerVectors addresses = {};
+  for (size_t i = 0; i < vectors_.size(); ++i) {
+    const std::vector<float>& values = layer.vectors[i];
+    if (values.empty()) continue;
+    std::memcpy(vectors_[i], values.data(), values.size() * sizeof(float));
+    addresses[i] = vectors_[i];
+  }
+  return addresses;
+}
+
+absl::Status ImportancePass::Product(const MatrixSource& matrix, std::span<const std::byte> bytes, const Activations& x,
+                                     Tensor* out) {
+  backend_->MatMul({matrix.type, MatrixLayout::kPlain, matrix.rows, matrix.cols, bytes.data()}, x, rows(), 0, out);
   backend_->Wait(backend_->Now());
   return absl::OkStatus();
+}
+
+absl::Status ImportancePass::ReadAndMultiply(const MatrixSource& matrix, const Activations& x, Tensor* out) {
+  matrix_bytes_.resize(matrix.bytes());
+  RETURN_IF_ERROR(ReadBytes(model_->path(), matrix.offset, matrix_bytes_));
+  return Product(matrix, matrix_bytes_, x, out);
 }
 
 absl::StatusOr<std::vector<float>> ImportancePass::Layer(LayerIndex index, const LayerMatrices& matrices) {
-  const LayerSource& layer = model_->layers()[static_cast<size_t>(ToInt(index))];
-  RETURN_IF_ERROR(Attention(layer));
-  return Ffn(layer, matrices);
-}
-
-absl::Status ImportancePass::Attention(const LayerSource& layer) {
-  const ModelConfig& c = model_->config();
-  const int32_t rows = static_cast<int32_t>(tokens_.size());
-  std::memcpy(norm_weight_, layer.attention_norm.data(), layer.attention_norm.size() * sizeof(float));
-  backend_->RmsNorm(*x_, rows, norm_weight_, c.rms_epsilon, norm_.get());
-  backend_->Prepare(*norm_, rows, norm_act_.get());
-  RETURN_IF_ERROR(Product(layer.query, *norm_act_, query_.get()));
-  RETURN_IF_ERROR(Product(layer.key, *norm_act_, key_.get()));
-  RETURN_IF_ERROR(Product(layer.value, *norm_act_, value_.get()));
-  const RopeParams rope{c.rope_halves ? RopePairing::kHalves : RopePairing::kAdjacent, c.head_dim, c.rotary_dims,
-                        c.rope_frequencies};
-  backend_->Rope(rope, positions_, query_.get());
-  backend_->Rope(rope, positions_, key_.get());
-  backend_->WriteKv(LayerIndex{0}, slots_, *key_, *value_, kv_.get());
-  backend_->Attention({c.head_count, c.kv_head_count, c.head_dim, 1.0F / std::sqrt(static_cast<float>(c.head_dim))},
-                      LayerIndex{0}, mask_, *kv_, *query_, context_.get());
-  backend_->Prepare(*context_, rows, context_act_.get());
-  RETURN_IF_ERROR(Product(layer.output, *context_act_, output_.get()));
-  backend_->Add(*output_, rows, x_.get());
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<float>> ImportancePass::Ffn(const LayerSource& layer, const LayerMatrices& matrices) {
-  const ModelConfig& c = model_->config();
-  const int32_t rows = static_cast<int32_t>(tokens_.size());
-  const auto view = [](const MatrixSource& m, std::span<const std::byte> bytes) {
-    return MatrixView{m.type, MatrixLayout::kPlain, m.rows, m.cols, bytes.data()};
+  const LayerSource& source = model_->layers()[static_cast<size_t>(ToInt(index))];
+  const LayerVectors vectors = CopyVectors(source);
+  const LayerPass::Layer layer{index, LayerIndex{0}, vectors};
+  const auto product = [&](MatrixRole role, const Activations& x, Tensor* out) -> absl::Status {
+    switch (role) {
+      case MatrixRole::kQuery:
+        return ReadAndMultiply(source.query, x, out);
+      case MatrixRole::kKey:
+        return ReadAndMultiply(source.key, x, out);
+      case MatrixRole::kValue:
+        return ReadAndMultiply(source.value, x, out);
+      case MatrixRole::kOutput:
+        return ReadAndMultiply(source.output, x, out);
+      case MatrixRole::kGate:  // the packer has read the FFN
+        return Product(*source.gate, matrices.gate, x, out);
+      case MatrixRole::kUp:
+        return Product(*source.up, matrices.up, x, out);
+      case MatrixRole::kDown:
+        return Product(*source.down, matrices.down, x, out);
+    }
+    return absl::InternalError("no such matrix");
   };
-  std::memcpy(norm_weight_, layer.ffn_norm.data(), layer.ffn_norm.size() * sizeof(float));
-  backend_->RmsNorm(*x_, rows, norm_weight_, c.rms_epsilon, norm_.get());
-  backend_->Prepare(*norm_, rows, norm_act_.get());
-  backend_->MatMul(view(*layer.gate, matrices.gate), *norm_act_, rows, 0, gate_.get());
-  backend_->MatMul(view(*layer.up, matrices.up), *norm_act_, rows, 0, up_.get());
-  backend_->GatedActivation(c.activation, *gate_, *up_, rows, z_.get());
-  backend_->Prepare(*z_, rows, z_act_.get());
-  backend_->MatMul(view(*layer.down, matrices.down), *z_act_, rows, 0, output_.get());
-  backend_->Add(*output_, rows, x_.get());
-
-  std::vector<float> z(static_cast<size_t>(rows) * static_cast<size_t>(c.ffn_rows));
-  RETURN_IF_ERROR(backend_->Download(*z_, 0, rows, z));
-  return TokenShares(z, DownNormsSquared(*layer.down, matrices.down));
+  RETURN_IF_ERROR(layer_pass_->Attention(layer, product, kv_.get(), x_.get()));
+  RETURN_IF_ERROR(layer_pass_->PlainFfn(layer, product, x_.get()));
+  std::vector<float> z(static_cast<size_t>(rows()) * static_cast<size_t>(model_->config().ffn_rows));
+  RETURN_IF_ERROR(backend_->Download(layer_pass_->ffn_values(), 0, rows(), z));
+  return TokenShares(z, DownNormsSquared(*source.down, matrices.down));
 }
 
 }  // namespace

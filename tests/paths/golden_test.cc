@@ -1,6 +1,7 @@
-// SmolLM2-135M-Instruct against float32 reference values (transformers on the dequantized GGUF), tests/golden.
+// Real models against float32 reference values (transformers on the dequantized GGUF), tests/golden.
 #include <cmath>
 #include <fstream>
+#include <ostream>
 
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -9,27 +10,37 @@
 namespace dogstar {
 namespace {
 
-using testing_support::DemoModelPath;
 using testing_support::OpenedModel;
 using testing_support::OpenModel;
 
 constexpr int32_t kContext = 256;
 
-class GoldenTest : public testing::Test {
+struct GoldenModel {
+  const char* name;  // of tests/golden's file
+  std::string path;
+  const char* skip_reason;
+  // Bounds of the mean log-probability error and of the perplexity's ratio to the reference's.
+  double precise_error, precise_ratio;
+  double fast_error, fast_ratio;
+};
+
+void PrintTo(const GoldenModel& model, std::ostream* out) { *out << model.name; }
+
+class GoldenTest : public testing::TestWithParam<GoldenModel> {
  protected:
   void SetUp() override {
-    if (DemoModelPath().empty()) GTEST_SKIP() << testing_support::kNoDemoModel;
-    std::ifstream file(DOGSTAR_SOURCE_DIR "/tests/golden/smollm2.json");
+    if (GetParam().path.empty()) GTEST_SKIP() << GetParam().skip_reason;
+    std::ifstream file(std::string(DOGSTAR_SOURCE_DIR "/tests/golden/") + GetParam().name + ".json");
     golden_ = nlohmann::json::parse(file);
   }
 
   OpenedModel Open(bool precise) {
     Config config;
-    config.model = DemoModelPath();
+    config.model = GetParam().path;
     config.precise = precise;
-    auto opened = OpenModel(config, kContext, 16);
+    absl::StatusOr<OpenedModel> opened = OpenModel(config, kContext, 16);
     CHECK(opened.ok());
-    return std::move(*opened);
+    return *std::move(opened);
   }
 
   static std::vector<TokenId> Ids(const nlohmann::json& ids) {
@@ -64,8 +75,8 @@ class GoldenTest : public testing::Test {
   nlohmann::json golden_;
 };
 
-TEST_F(GoldenTest, TokenIdsAreEqual) {
-  const auto model = ModelFile::Open(DemoModelPath()).value();
+TEST_P(GoldenTest, TokenIdsAreEqual) {
+  const auto model = ModelFile::Open(GetParam().path).value();
   for (const nlohmann::json& prompt : golden_["prompts"]) {
     const std::string text = prompt["text"];
     EXPECT_EQ(model->tokenizer().Encode(text, {}), Ids(prompt["tokens"])) << text;
@@ -75,25 +86,25 @@ TEST_F(GoldenTest, TokenIdsAreEqual) {
             Ids(golden_["perplexity"]["tokens"]));
 }
 
-TEST_F(GoldenTest, PreciseLogprobsAndPerplexityMatchTheReference) {
+TEST_P(GoldenTest, PreciseLogprobsAndPerplexityMatchTheReference) {
   const OpenedModel opened = Open(true);
   const double error = MeanLogprobError(opened), ratio = PerplexityRatio(opened);
   RecordProperty("mean_logprob_error", std::to_string(error));
   RecordProperty("perplexity_ratio", std::to_string(ratio));
   std::printf("precise: mean log-probability error %.6f, perplexity ratio %.6f\n", error, ratio);
-  EXPECT_LT(error, 0.005);
-  EXPECT_NEAR(ratio, 1, 0.001);
+  EXPECT_LT(error, GetParam().precise_error);
+  EXPECT_NEAR(ratio, 1, GetParam().precise_ratio);
 }
 
-TEST_F(GoldenTest, FastLogprobsAndPerplexityAreAsCloseAsInt8ActivationsAllow) {
+TEST_P(GoldenTest, FastLogprobsAndPerplexityAreAsCloseAsInt8ActivationsAllow) {
   const OpenedModel opened = Open(false);
   const double error = MeanLogprobError(opened), ratio = PerplexityRatio(opened);
   std::printf("int8 activations: mean log-probability error %.6f, perplexity ratio %.6f\n", error, ratio);
-  EXPECT_LT(error, 0.09);
-  EXPECT_NEAR(ratio, 1, 0.015);
+  EXPECT_LT(error, GetParam().fast_error);
+  EXPECT_NEAR(ratio, 1, GetParam().fast_ratio);
 }
 
-TEST_F(GoldenTest, PreciseGreedyContinuationsAreTheReferences) {
+TEST_P(GoldenTest, PreciseGreedyContinuationsAreTheReferences) {
   const OpenedModel opened = Open(true);
   Generator generator(opened.engine.get());
   for (const nlohmann::json& prompt : golden_["prompts"]) {
@@ -113,6 +124,15 @@ TEST_F(GoldenTest, PreciseGreedyContinuationsAreTheReferences) {
     }
   }
 }
+
+std::vector<GoldenModel> GoldenModels() {
+  // Gemma's error with int8 activations may be llama.cpp's.
+  return {{"smollm2", testing_support::DemoModelPath(), testing_support::kNoDemoModel, 0.001, 0.001, 0.09, 0.015},
+          {"gemma3", testing_support::GemmaModelPath(), testing_support::kNoGemmaModel, 0.001, 0.001, 0.092, 0.005}};
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, testing::ValuesIn(GoldenModels()),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace dogstar

@@ -1,5 +1,6 @@
 // Strict mode gives the bytes of the dense run, whatever the budget, period, predictor, threads and temperature.
 #include <cstdlib>
+#include <ostream>
 
 #include "gtest/gtest.h"
 #include "tests/support/model_run.h"
@@ -99,19 +100,35 @@ INSTANTIATE_TEST_SUITE_P(Types, TinyIdentityTest,
                                          QuantType::kQ5_0, QuantType::kQ4_K, QuantType::kQ6_K),
                          [](const auto& type) { return std::string(TraitsOf(type.param).name); });
 
-TEST(RealIdentityTest, StrictTextIsTheDenseText) {
-  if (testing_support::DemoModelPath().empty()) GTEST_SKIP() << testing_support::kNoDemoModel;
+struct RealModel {
+  const char* name;
+  std::string path;
+  const char* skip_reason;
+  uint64_t budget;  // holds attention, head and half of the FFN
+};
+void PrintTo(const RealModel& model, std::ostream* out) { *out << model.name; }
+
+class RealIdentityTest : public testing::TestWithParam<RealModel> {};
+
+TEST_P(RealIdentityTest, StrictTextIsTheDenseText) {
+  if (GetParam().path.empty()) GTEST_SKIP() << GetParam().skip_reason;
   TestFolder folder;
   Config config;
-  config.model = folder.Path("smollm2.dog.gguf");
-  ASSERT_TRUE(PackModel(testing_support::DemoModelPath(), config.model, {}).ok());
+  config.model = folder.Path("packed.dog.gguf");
+  ASSERT_TRUE(PackModel(GetParam().path, config.model, {}).ok());
   config.corrector.mode = RunMode::kDense;
   config.threads = 2;
   for (double temperature : {0.0, 0.8}) {
     config.sampling.temperature = temperature;
-    ExpectAllEqual(config, "The three largest rivers of Europe are", 24, 90 * kMiB);
+    ExpectAllEqual(config, "The three largest rivers of Europe are", 24, GetParam().budget);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, RealIdentityTest,
+    testing::Values(RealModel{"smollm2", testing_support::DemoModelPath(), testing_support::kNoDemoModel, 90 * kMiB},
+                    RealModel{"gemma3", testing_support::GemmaModelPath(), testing_support::kNoGemmaModel, 240 * kMiB}),
+    [](const auto& test) { return std::string(test.param.name); });
 
 TEST(CorrectorPathTest, DraftsOfTheWholeModelAreAllAccepted) {
   TestFolder folder;

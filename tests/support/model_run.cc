@@ -10,6 +10,11 @@ namespace {
 
 constexpr uint64_t kProgramBytes = 8 << 20;  // a test program's own memory says nothing about a run's
 
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : "";
+}
+
 }  // namespace
 
 TestFolder::TestFolder() {
@@ -23,10 +28,8 @@ TestFolder::~TestFolder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-std::string DemoModelPath() {
-  const char* path = std::getenv("DOGSTAR_SMOLLM2");
-  return path != nullptr ? path : "";
-}
+std::string DemoModelPath() { return Environment("DOGSTAR_SMOLLM2"); }
+std::string GemmaModelPath() { return Environment("DOGSTAR_GEMMA3"); }
 
 std::string WriteTinyModel(const TestFolder& folder, QuantType type, bool plain) {
   SynthOptions options;

@@ -27,6 +27,10 @@ class TestFolder {
 std::string DemoModelPath();
 inline constexpr char kNoDemoModel[] = "DOGSTAR_SMOLLM2 is not set: scripts/get_demo_model.sh fetches the model";
 
+// Gemma 3 270M (gemma-3-270m-q4_k_m.gguf), from DOGSTAR_GEMMA3; empty when it is not there.
+std::string GemmaModelPath();
+inline constexpr char kNoGemmaModel[] = "DOGSTAR_GEMMA3 is not set: it names gemma-3-270m-q4_k_m.gguf";
+
 // A tiny random model, packed unless `plain`.
 std::string WriteTinyModel(const TestFolder& folder, QuantType type, bool plain);
 
