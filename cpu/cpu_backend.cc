@@ -438,7 +438,7 @@ void CpuBackend::Attention(const AttentionParams& params, LayerIndex layer, cons
   AttentionTask task;
   task.type = shape.type;
   task.head_dim = shape.head_dim;
-  task.stride = KvHeadStride(shape.head_dim);
+  task.stride = KvHeadStride(shape.type, shape.head_dim);
   task.slots = shape.slots;
   task.group = params.head_count / params.kv_head_count;
   task.score_scale = params.score_scale;

@@ -200,7 +200,22 @@ class AttentionTest : public ::testing::TestWithParam<AttentionCase> {
     return mask;
   }
 
-  float Stored(float value) const { return GetParam().type == KvType::kF16 ? HalfToFloat(FloatToHalf(value)) : value; }
+  // A head as the store gives it back.
+  std::vector<float> Stored(std::span<const float> head) const {
+    std::vector<float> stored(head.begin(), head.end());
+    if (GetParam().type == KvType::kF16) {
+      for (float& value : stored) value = HalfToFloat(FloatToHalf(value));
+    }
+    if (GetParam().type != KvType::kQ8_0) return stored;
+    for (size_t first = 0; first < stored.size(); first += 32) {
+      const std::span<float> block = std::span(stored).subspan(first, std::min<size_t>(32, stored.size() - first));
+      float most = 0;
+      for (const float value : block) most = std::max(most, std::fabs(value));
+      const float d = HalfToFloat(FloatToHalf(most / 127.0f));
+      for (float& value : block) value = d * std::nearbyint(value * (127.0f / most));
+    }
+    return stored;
+  }
 
   std::vector<float> Expected(const AttentionMask& mask, float scale) const {
     const AttentionCase& shape = GetParam();
@@ -212,10 +227,11 @@ class AttentionTest : public ::testing::TestWithParam<AttentionCase> {
         for (int32_t run = 0; run < mask.rows[t].run_count; ++run) {
           const SlotRun& slots = mask.runs[mask.rows[t].first_run + run];
           for (int32_t slot = slots.begin; slot < slots.end; ++slot) {
-            for (int32_t i = 0; i < shape.head_dim; ++i) {
-              k.push_back(Stored(keys_[slot * kv_cols_ + kv_at + i]));
-              v.push_back(Stored(values_[slot * kv_cols_ + kv_at + i]));
-            }
+            const int32_t from = slot * kv_cols_ + kv_at;
+            const std::vector<float> key = Stored(std::span(keys_).subspan(from, shape.head_dim));
+            const std::vector<float> value = Stored(std::span(values_).subspan(from, shape.head_dim));
+            k.insert(k.end(), key.begin(), key.end());
+            v.insert(v.end(), value.begin(), value.end());
           }
         }
         const int64_t at = static_cast<int64_t>(t) * q_cols_ + h * shape.head_dim;
@@ -273,16 +289,19 @@ TEST_P(AttentionTest, SlotNumbersDoNotMatter) {
   EXPECT_TRUE(SameValues(ValuesOf(*backend, *out), expected));
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
-                         ::testing::Values(AttentionCase{KvType::kF16, 9, 3, 64}, AttentionCase{KvType::kF32, 4, 4, 40},
-                                           AttentionCase{KvType::kF16, 7, 1, 80},
-                                           AttentionCase{KvType::kF32, 8, 2, 128},
-                                           AttentionCase{KvType::kF16, 1, 1, 16}),
-                         [](const auto& test) {
-                           const AttentionCase& c = test.param;
-                           return std::string(c.type == KvType::kF16 ? "f16" : "f32") + "_" + std::to_string(c.heads) +
-                                  "_" + std::to_string(c.kv_heads) + "_" + std::to_string(c.head_dim);
-                         });
+std::string NameOf(KvType type) { return type == KvType::kF16 ? "f16" : type == KvType::kF32 ? "f32" : "q8_0"; }
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, AttentionTest,
+    ::testing::Values(AttentionCase{KvType::kF16, 9, 3, 64}, AttentionCase{KvType::kF32, 4, 4, 40},
+                      AttentionCase{KvType::kF16, 7, 1, 80}, AttentionCase{KvType::kF32, 8, 2, 128},
+                      AttentionCase{KvType::kF16, 1, 1, 16}, AttentionCase{KvType::kQ8_0, 9, 3, 64},
+                      AttentionCase{KvType::kQ8_0, 4, 2, 80}, AttentionCase{KvType::kQ8_0, 4, 1, 256}),
+    [](const auto& test) {
+      const AttentionCase& c = test.param;
+      return NameOf(c.type) + "_" + std::to_string(c.heads) + "_" + std::to_string(c.kv_heads) + "_" +
+             std::to_string(c.head_dim);
+    });
 
 }  // namespace
 }  // namespace dogstar

@@ -85,9 +85,7 @@ uint64_t CpuActivations::BytesFor(int32_t rows, int32_t cols, bool precise) {
   return measure.used();
 }
 
-int64_t CpuKvStore::head_bytes() const {
-  return int64_t{KvHeadStride(shape_.head_dim)} * (shape_.type == KvType::kF16 ? 2 : 4);
-}
+int64_t CpuKvStore::head_bytes() const { return KvHeadBytes(shape_.type, shape_.head_dim); }
 
 int64_t CpuKvStore::score_rows() const {
   return static_cast<int64_t>((memory_.size() - KvDataBytes(shape_)) / sizeof(float)) / score_stride();

@@ -124,7 +124,7 @@ struct FfnTask {
 struct AttentionTask {
   KvType type = KvType::kF16;
   int32_t head_dim = 0;
-  int32_t stride = 0;  // elements per (slot, head): head_dim rounded up to 16, zeros after it
+  int32_t stride = 0;  // elements per (slot, head), see KvHeadStride
   int32_t slots = 0;
   int32_t group = 0;  // query heads per KV head
   float score_scale = 0;
@@ -157,7 +157,7 @@ struct KernelTable {
   // One row of heads; table: rotary/2 cosines, then rotary/2 sines.
   void (*rope)(RopePairing pairing, int32_t head_dim, int32_t rotary_dims, int32_t heads, const float* table, float* x);
 
-  // One head of one slot; to has room for head_dim rounded up to 16.
+  // One head of one slot; to has room for KvHeadBytes.
   void (*store_kv)(KvType type, const float* from, int32_t head_dim, std::byte* to);
   // Heads [head, head + heads), heads <= kAttentionHeads, of one KV head: q and out at the first of them, a head every
   // head_dim. scores: room for `heads` rows of score_stride.

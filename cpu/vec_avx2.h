@@ -131,6 +131,12 @@ template <int kBits>
   const __m128i* q = static_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
 }
+[[gnu::always_inline]] inline Vec16f SplatHalf(const void* p) {
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  const __m256 value = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<int16_t>(half)));
+  return {value, value};
+}
 [[gnu::always_inline]] inline void StoreHalf(Vec16f a, void* p) {
   __m128i* q = static_cast<__m128i*>(p);
   _mm_storeu_si128(q, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -91,6 +91,11 @@ template <int kBits>
 [[gnu::always_inline]] inline Vec16f LoadHalf(const void* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
 }
+[[gnu::always_inline]] inline Vec16f SplatHalf(const void* p) {
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  return {_mm512_cvtph_ps(_mm256_set1_epi16(static_cast<int16_t>(half)))};
+}
 [[gnu::always_inline]] inline void StoreHalf(Vec16f a, void* p) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }

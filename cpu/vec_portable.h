@@ -156,6 +156,7 @@ inline uint16_t Word(const void* p, int i) {
 inline Vec16f LoadHalf(const void* p) {
   return MakeFloat([&](int i) { return HalfToFloat(Word(p, i)); });
 }
+inline Vec16f SplatHalf(const void* p) { return Splat(HalfToFloat(Word(p, 0))); }
 inline void StoreHalf(Vec16f a, void* p) {
   for (int i = 0; i < 16; ++i) {
     const uint16_t half = FloatToHalf(a.v[i]);

@@ -133,7 +133,10 @@ struct AttentionParams {
   float score_scale = 0;  // usually 1 / sqrt(head_dim)
 };
 
-enum class KvType { kF16, kF32 };
+// How keys and values are kept. kQ8_0: blocks of 32 elements of a head, 34 bytes each: half d = m / 127 (m the largest
+// |x| of the block), then int8 codes nearest-even(x * (127 / m)), 0 where 127 / m is not finite; they count as
+// float(d) * code.
+enum class KvType { kF16, kF32, kQ8_0 };
 
 struct KvShape {
   int32_t layers = 0;
@@ -145,9 +148,10 @@ struct KvShape {
 // Bytes that NewKvStore will take, padding and scratch for scores included (scratch is touched only as far as the
 // context in use reaches).
 uint64_t KvStoreBytes(const KvShape& shape);
-// Its parts: elements of one head of one slot (head_dim rounded up to 16, zeros after it), and the keys and values
-// alone, [layer][keys, values][kv head][slot][stride].
-int32_t KvHeadStride(int32_t head_dim);
+// Its parts: elements and bytes of one head of one slot (head_dim rounded up to 16, q8_0: to 32, zeros after it), and
+// the keys and values alone, [layer][keys, values][kv head][slot][head].
+int32_t KvHeadStride(KvType type, int32_t head_dim);
+int64_t KvHeadBytes(KvType type, int32_t head_dim);
 uint64_t KvDataBytes(const KvShape& shape);
 
 // Which bits of a page's rows are there. Only kWhole exists so far; docs/packed_format.md reserves the others.

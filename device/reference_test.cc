@@ -155,7 +155,9 @@ TEST(ReferenceTest, AttentionIsSoftmaxOverValues) {
 
 TEST(BackendSizesTest, KvAndOverlaySizes) {
   const KvShape shape{.layers = 2, .kv_head_count = 3, .head_dim = 40, .slots = 128, .type = KvType::kF16};
-  EXPECT_EQ(KvHeadStride(40), 48);
+  EXPECT_EQ(KvHeadStride(KvType::kF16, 40), 48);
+  EXPECT_EQ(KvHeadStride(KvType::kQ8_0, 40), 64);
+  EXPECT_EQ(KvHeadBytes(KvType::kQ8_0, 40), 68);
   EXPECT_EQ(KvDataBytes(shape), uint64_t{2 * 2 * 3 * 128 * 48 * 2});
   EXPECT_GT(KvStoreBytes(shape), KvDataBytes(shape));
   EXPECT_EQ(OverlayDownPanelBytes(QuantType::kQ4_0, 32), 256u);

@@ -70,12 +70,32 @@ constexpr std::array<Choice<RunMode>, 5> kModes = {{{"auto", RunMode::kAuto},
                                                     {"sparse", RunMode::kSparse},
                                                     {"sirius", RunMode::kSirius},
                                                     {"strict", RunMode::kStrict}}};
+constexpr std::array<Choice<ContextOverflow>, 2> kOverflows = {
+    {{"stop", ContextOverflow::kStop}, {"slide", ContextOverflow::kSlide}}};
+constexpr std::array<Choice<KvPrecision>, 3> kKvTypes = {
+    {{"f16", KvPrecision::kF16}, {"f32", KvPrecision::kF32}, {"q8_0", KvPrecision::kQ8_0}}};
 constexpr std::array<Choice<IoEngine>, 3> kEngines = {
     {{"auto", IoEngine::kAuto}, {"uring", IoEngine::kUring}, {"pread", IoEngine::kPread}}};
 constexpr std::array<Choice<DirectMode>, 3> kDirect = {
     {{"auto", DirectMode::kAuto}, {"always", DirectMode::kAlways}, {"never", DirectMode::kNever}}};
 constexpr std::array<Choice<VerifyMode>, 3> kVerify = {
     {{"always", VerifyMode::kAlways}, {"first", VerifyMode::kFirst}, {"never", VerifyMode::kNever}}};
+
+// "15043-inf,2+1.5"
+absl::Status AddLogitBias(std::string_view value, Config* config) {
+  constexpr std::string_view kAllowed = "ID+NUMBER or ID-NUMBER, separated by commas, such as 15043+1.5 or 15043-inf";
+  while (!value.empty()) {
+    const std::string_view entry = value.substr(0, value.find(','));
+    value.remove_prefix(std::min(entry.size() + 1, value.size()));
+    const size_t sign = entry.find_first_of("+-");
+    if (sign == std::string_view::npos) return BadValue(entry, kAllowed);
+    const absl::StatusOr<int32_t> token = ParseNumber<int32_t>(entry.substr(0, sign));
+    const absl::StatusOr<float> bias = ParseNumber<float>(entry.substr(sign + 1));
+    if (!token.ok() || *token < 0 || !bias.ok() || std::isnan(*bias)) return BadValue(entry, kAllowed);
+    config->sampling.bias.push_back({TokenId{*token}, entry[sign] == '-' ? -*bias : *bias});
+  }
+  return absl::OkStatus();
+}
 
 absl::Status SetPredictor(std::string_view value, Config* config) {
   for (std::string_view name : PredictorNames()) {
@@ -120,6 +140,15 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(int_key(
       "context", "tokens of context; 0: prompt + tokens to generate", 0, 1 << 24, "0 to 16777216",
       [](Config & c) -> auto& { return c.context; }));
+  keys.push_back({"context_overflow", "a full context: stop, or slide: drop the older half and go on", "stop, slide",
+                  ChoiceSetter(
+                      kOverflows, "stop, slide", [](Config & c) -> auto& { return c.context_overflow; })});
+  keys.push_back(int_key(
+      "context_keep", "first tokens that a sliding context never drops", 0, 1 << 24, "0 to 16777216",
+      [](Config & c) -> auto& { return c.context_keep; }));
+  keys.push_back({"kv_type", "numbers of the KV cache", "f16, f32, q8_0",
+                  ChoiceSetter(
+                      kKvTypes, "f16, f32, q8_0", [](Config & c) -> auto& { return c.kv_type; })});
   keys.push_back({"precise", "float32 activations: slow, the reference", "true or false",
                   [](std::string_view value, Config* config) -> absl::Status {
                     ASSIGN_OR_RETURN(config->precise, ParseBool(value));
@@ -181,6 +210,23 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(real_key(
       "sampling.top_p", "only the likeliest tokens whose sum reaches p", 0, 1, "0 to 1",
       [](Config & c) -> auto& { return c.sampling.top_p; }));
+  keys.push_back(real_key(
+      "sampling.min_p", "only tokens at least so many times as likely as the likeliest", 0, 1, "0 to 1",
+      [](Config & c) -> auto& { return c.sampling.min_p; }));
+  keys.push_back(int_key(
+      "sampling.penalty_window", "last tokens that penalties look at; -1: all", -1, 1 << 24, "-1 to 16777216",
+      [](Config & c) -> auto& { return c.sampling.penalty_window; }));
+  keys.push_back(real_key(
+      "sampling.repeat_penalty", "divides the logits of repeated tokens; 1: off", 0.01, 100, "0.01 to 100",
+      [](Config & c) -> auto& { return c.sampling.repeat_penalty; }));
+  keys.push_back(real_key(
+      "sampling.presence_penalty", "subtracted from the logits of repeated tokens", -100, 100, "-100 to 100",
+      [](Config & c) -> auto& { return c.sampling.presence_penalty; }));
+  keys.push_back(real_key(
+      "sampling.frequency_penalty", "subtracted as often as a token was repeated", -100, 100, "-100 to 100",
+      [](Config & c) -> auto& { return c.sampling.frequency_penalty; }));
+  keys.push_back({"sampling.bias", "added to a token's logit: its id and a number or -inf; adds to those given before",
+                  "ID+NUMBER or ID-NUMBER, such as 15043+1.5 or 15043-inf", AddLogitBias});
   keys.push_back(
       {"sampling.seed", "random seed", "an integer from 0", [](std::string_view value, Config* config) -> absl::Status {
          const absl::StatusOr<uint64_t> seed = ParseNumber<uint64_t>(value);

@@ -18,6 +18,8 @@
 
 namespace dogstar {
 
+enum class ContextOverflow { kStop, kSlide };
+enum class KvPrecision { kF16, kF32, kQ8_0 };
 enum class RunMode { kAuto, kDense, kSparse, kSirius, kStrict };
 std::string_view RunModeName(RunMode mode);
 
@@ -25,6 +27,9 @@ struct Config {
   std::string model;
   int32_t threads = 0;  // 0: all cores
   int32_t context = 0;  // tokens; 0: prompt + tokens to generate
+  ContextOverflow context_overflow = ContextOverflow::kStop;
+  int32_t context_keep = 0;  // first tokens that a sliding context never drops
+  KvPrecision kv_type = KvPrecision::kF16;
   bool precise = false;
   std::string cache_dir;  // packed files go here when the model's folder cannot be written; empty: nowhere else
   struct {

@@ -30,10 +30,11 @@ struct Verdict {
   TokenId next{};        // the full model's token after them
 };
 
-// chain: x0 .. x(m-1), m >= 1; position of x0 is root_position. logits(i, out) gives the full model's logits of row i.
+// chain: x0 .. x(m-1), m >= 1; position of x0 is root_position. settled: the tokens up to x0, for penalties. logits(i,
+// out) gives the full model's logits of row i.
 using LogitsFn = std::function<absl::Status(int32_t row, std::span<float> logits)>;
-absl::StatusOr<Verdict> Judge(const CorrectorOptions& options, const Sampler& sampler, SequenceId sequence,
-                              TokenPos root_position, std::span<const TokenId> chain, const LogitsFn& logits,
-                              std::span<float> scratch);
+absl::StatusOr<Verdict> Judge(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled,
+                              SequenceId sequence, TokenPos root_position, std::span<const TokenId> chain,
+                              const LogitsFn& logits, std::span<float> scratch);
 
 }  // namespace dogstar

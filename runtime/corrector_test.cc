@@ -31,7 +31,8 @@ std::vector<TokenId> Tokens(std::initializer_list<int32_t> ids) {
 
 Verdict JudgeOrDie(const CorrectorOptions& options, const std::vector<TokenId>& chain, const FakeModel& model) {
   std::vector<float> scratch(kVocab);
-  return Judge(options, Sampler({}), SequenceId{0}, TokenPos{10}, chain, model.Logits(), scratch).value();
+  Sampler sampler({});
+  return Judge(options, &sampler, {}, SequenceId{0}, TokenPos{10}, chain, model.Logits(), scratch).value();
 }
 
 TEST(CorrectorTest, StrictKeepsTheAgreedPrefixAndCorrectsTheFirstDisagreement) {

@@ -26,6 +26,12 @@ int Threads(const Config& config) {
   return config.threads > 0 ? config.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+// Precise runs keep float32, whatever is asked for.
+KvType KvTypeOf(const Config& config) {
+  if (config.precise || config.kv_type == KvPrecision::kF32) return KvType::kF32;
+  return config.kv_type == KvPrecision::kQ8_0 ? KvType::kQ8_0 : KvType::kF16;
+}
+
 void Note(const Hooks& hooks, const std::string& message) {
   if (hooks.note) hooks.note(message);
 }
@@ -98,8 +104,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Config& config, con
 
 KvShape Engine::ShapeOfKv() const {
   const ModelConfig& c = model_->config();
-  return {c.layer_count, c.kv_head_count, c.head_dim, options_.context_slots,
-          config_.precise ? KvType::kF32 : KvType::kF16};
+  return {c.layer_count, c.kv_head_count, c.head_dim, options_.context_slots, KvTypeOf(config_)};
 }
 
 Forward::Limits Engine::ChooseLimits() const {

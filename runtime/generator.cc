@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "fmt/format.h"
 #include "runtime/prompt_harvest.h"
@@ -32,11 +33,14 @@ struct Generator::Run {
   GenerationResult* result;
   PeriodController period;
   DraftRows draft_rows;
-  TokenId root{};              // emitted, not yet in the KV cache
+  std::vector<TokenId> text;   // the prompt and what was emitted
+  TokenId root{};              // the last of it, not yet in the KV cache
   std::vector<TokenId> chain;  // root and drafts of the cycle
   double first_token_at = 0;
   uint64_t disk_at_first_token = 0;
   bool done = false;
+
+  TokenPos next_position() const { return TokenPos{static_cast<int32_t>(text.size())}; }  // of the token to choose
 };
 
 Generator::Generator(Engine* engine)
@@ -69,11 +73,12 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
   const Config& config = engine_->config();
   const RunMode mode = engine_->mode();
   const bool adaptive = config.corrector.adaptive.value_or(mode == RunMode::kStrict);
-  Run run{options, result, PeriodController({adaptive, config.corrector.period}), {}, {}, {}, 0, 0, false};
-  engine_->kv().Truncate(options.sequence, 0);
+  Run run{.options = options, .result = result, .period = PeriodController({adaptive, config.corrector.period})};
+  run.text.assign(prompt.begin(), prompt.end());
 
   RETURN_IF_ERROR(Prefill(prompt, &run));
   while (!run.done) {
+    if (engine_->kv().free_slots() == 0) RETURN_IF_ERROR(Slide(&run));
     switch (mode) {
       case RunMode::kSparse:
         RETURN_IF_ERROR(SparseStep(&run));
@@ -104,23 +109,21 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   const double start = Now();
   Predictor& predictor = engine_->predictor();
   PromptHarvest harvest(&predictor, engine_->overlay());
-  PassObserver* observer = engine_->forward().limits().capture ? &harvest : nullptr;
   predictor.BeginPrompt();
-  const int32_t piece = engine_->forward().limits().batch_rows;
-  for (int32_t done = 0; done < total; done += piece) {
-    const int32_t rows = std::min(piece, total - done);
-    const bool last = done + rows == total;
-    ASSIGN_OR_RETURN(const Batch batch,
-                     MakeChain(run->options.sequence,
-                               prompt.subspan(static_cast<size_t>(done), static_cast<size_t>(rows)), last ? 1 : 0));
+  held_.resize(ReusablePrefix(prompt, run->options));
+  engine_->kv().Truncate(run->options.sequence, static_cast<int32_t>(held_.size()));
+  const int32_t reused = static_cast<int32_t>(held_.size());
+  const auto go_on = [&](int32_t done) {
     harvest.BeginPiece();
-    RETURN_IF_ERROR(engine_->forward().Full(batch, observer));
-    if (run->options.on_prompt) run->options.on_prompt(done + rows, total);
-    if (run->options.interrupted != nullptr && *run->options.interrupted) {
-      run->done = true;
-      run->result->stop = StopReason::kInterrupted;
-      return absl::OkStatus();
-    }
+    if (run->options.on_prompt && done > 0) run->options.on_prompt(reused + done, total);
+    return run->options.interrupted == nullptr || !*run->options.interrupted;
+  };
+  PassObserver* observer = engine_->forward().limits().capture ? &harvest : nullptr;
+  RETURN_IF_ERROR(Process(prompt.subspan(held_.size()), true, observer, go_on));
+  if (held_.size() < prompt.size()) {
+    run->done = true;
+    run->result->stop = StopReason::kInterrupted;
+    return absl::OkStatus();
   }
   predictor.EndPrompt();
   if (engine_->can_draft() && engine_->mode() != RunMode::kDense) {
@@ -128,10 +131,45 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
     run->result->draft_density = predictor.name() == "dense" ? 1 : run->draft_rows.density();
   }
   run->result->prompt_tokens = total;
+  run->result->reused_tokens = reused;
   run->result->prompt_seconds = Now() - start;
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
-  run->root = sampler_.Choose(logits_, run->options.sequence, TokenPos{total});
+  run->root = sampler_.Choose(logits_, {run->text, {}}, run->options.sequence, TokenPos{total});
   return Emit(run, run->root, 0);
+}
+
+absl::Status Generator::Process(std::span<const TokenId> tokens, bool with_logits, PassObserver* observer,
+                                const std::function<bool(int32_t done)>& go_on) {
+  const size_t piece = static_cast<size_t>(engine_->forward().limits().batch_rows);
+  for (size_t done = 0; done < tokens.size() && go_on(static_cast<int32_t>(done));) {
+    const std::span<const TokenId> rows = tokens.subspan(done, std::min(piece, tokens.size() - done));
+    done += rows.size();
+    const bool last = done == tokens.size();
+    ASSIGN_OR_RETURN(const Batch batch, MakeChain(SequenceId{0}, rows, with_logits && last ? 1 : 0));
+    RETURN_IF_ERROR(engine_->forward().Full(batch, observer));
+    held_.insert(held_.end(), rows.begin(), rows.end());
+    if (last) go_on(static_cast<int32_t>(done));
+  }
+  return absl::OkStatus();
+}
+
+// At least the last token of the prompt is computed: its logits are needed.
+size_t Generator::ReusablePrefix(std::span<const TokenId> prompt, const GenerationOptions& options) const {
+  if (!options.reuse_prefix) return 0;
+  const size_t most = std::min(held_.size(), prompt.size() - 1);
+  return static_cast<size_t>(
+      std::mismatch(held_.begin(), held_.begin() + static_cast<ptrdiff_t>(most), prompt.begin()).first - held_.begin());
+}
+
+absl::Status Generator::Slide(Run* run) {
+  const std::vector<TokenId> full = std::exchange(held_, {});
+  const size_t keep = std::min(static_cast<size_t>(engine_->config().context_keep), full.size() - 1);
+  const size_t dropped = (full.size() - keep + 1) / 2;
+  std::vector<TokenId> left(full.begin(), full.begin() + static_cast<ptrdiff_t>(keep));
+  left.insert(left.end(), full.begin() + static_cast<ptrdiff_t>(keep + dropped), full.end());
+  engine_->kv().Truncate(run->options.sequence, 0);
+  ++run->result->context_slides;
+  return Process(left, false, nullptr, [](int32_t) { return true; });
 }
 
 // A token becomes final. logits_row: row of the last pass's logits that judged it, < 0 when logits_ holds them.
@@ -147,19 +185,20 @@ absl::Status Generator::Emit(Run* run, TokenId token, int32_t logits_row) {
     result.logprobs.push_back(TopLogprobs(logits_, run->options.logprobs));
   }
   result.tokens.push_back(token);
+  run->text.push_back(token);
   result.decode_seconds = now - run->first_token_at;
   result.decode_disk_bytes = engine_->disk_bytes() - run->disk_at_first_token;
   result.disk_bytes = engine_->disk_bytes();
   if (run->options.on_token) run->options.on_token(token);
 
-  const int32_t held = run->result->prompt_tokens + static_cast<int32_t>(result.tokens.size());
   if (engine_->model().tokenizer().IsEnd(token) && !run->options.ignore_end) {
     run->done = true;
     result.stop = StopReason::kEndToken;
   } else if (static_cast<int32_t>(result.tokens.size()) >= run->options.max_tokens) {
     run->done = true;
     result.stop = StopReason::kLength;
-  } else if (held > engine_->context_slots()) {
+  } else if (static_cast<int32_t>(held_.size()) >= engine_->context_slots() &&
+             engine_->config().context_overflow == ContextOverflow::kStop) {
     run->done = true;
     result.stop = StopReason::kContextFull;
   } else if (run->options.interrupted != nullptr && *run->options.interrupted) {
@@ -173,16 +212,17 @@ absl::Status Generator::DenseStep(Run* run) {
   const double start = Now();
   ASSIGN_OR_RETURN(const Batch batch, MakeChain(run->options.sequence, {&run->root, 1}, 1));
   RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
+  held_.push_back(run->root);
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
   run->result->full_seconds += Now() - start;
   ++run->result->full_passes;
   ++run->result->advanced;
-  run->root = sampler_.Choose(logits_, run->options.sequence, TokenPos{engine_->kv().length(run->options.sequence)});
+  run->root = sampler_.Choose(logits_, {run->text, {}}, run->options.sequence, run->next_position());
   return Emit(run, run->root, -1);
 }
 
 // One step of the sparse model: its token is logits_' choice for the next position.
-absl::Status Generator::DraftToken(Run* run, TokenPos position) {
+absl::Status Generator::DraftToken(Run* run) {
   const TokenId input = run->chain.back();
   ASSIGN_OR_RETURN(const Batch batch, MakeChain(run->options.sequence, {&input, 1}, 1));
   if (engine_->predictor().name() == "dense") {
@@ -191,7 +231,9 @@ absl::Status Generator::DraftToken(Run* run, TokenPos position) {
     RETURN_IF_ERROR(engine_->forward().Draft(batch, run->draft_rows));
   }
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
-  run->chain.push_back(sampler_.Choose(logits_, run->options.sequence, position));
+  const auto drafted = std::span<const TokenId>(run->chain).subspan(1);
+  const TokenPos position{ToInt(run->next_position()) + static_cast<int32_t>(drafted.size())};
+  run->chain.push_back(sampler_.Choose(logits_, {run->text, drafted}, run->options.sequence, position));
   ++run->result->draft_steps;
   return absl::OkStatus();
 }
@@ -199,7 +241,8 @@ absl::Status Generator::DraftToken(Run* run, TokenPos position) {
 absl::Status Generator::SparseStep(Run* run) {
   const double start = Now();
   run->chain = {run->root};
-  RETURN_IF_ERROR(DraftToken(run, TokenPos{engine_->kv().length(run->options.sequence) + 1}));
+  RETURN_IF_ERROR(DraftToken(run));
+  held_.push_back(run->root);
   run->result->draft_seconds += Now() - start;
   run->root = run->chain.back();
   return Emit(run, run->root, -1);
@@ -218,7 +261,7 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   run->period.BeginCycle();
   while (static_cast<int32_t>(run->chain.size()) < most_rows && run->period.DraftAnother()) {
     const double start = Now();
-    RETURN_IF_ERROR(DraftToken(run, TokenPos{root_position + static_cast<int32_t>(run->chain.size())}));
+    RETURN_IF_ERROR(DraftToken(run));
     const TokenId drafted = run->chain.back();
     const float confidence = Confidence(logits_, drafted);
     const double seconds = Now() - start;
@@ -234,7 +277,8 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
   const auto logits_of = [&](int32_t row, std::span<float> out) { return engine_->forward().Logits(row, out); };
   ASSIGN_OR_RETURN(const Verdict verdict,
-                   Judge(corrector_, sampler_, sequence, TokenPos{root_position}, run->chain, logits_of, logits_));
+                   Judge(corrector_, &sampler_, run->text, sequence, TokenPos{ToInt(run->next_position()) - 1},
+                         run->chain, logits_of, logits_));
   kv.Truncate(sequence, root_position + verdict.accepted + 1);
   const double seconds = Now() - start;
 
@@ -246,9 +290,11 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   result.drafts_accepted += verdict.accepted;
   result.drafts_judged += std::min(verdict.accepted + 1, rows - 1);
   for (int32_t i = 0; i < verdict.accepted && !run->done; ++i) {
+    held_.push_back(run->chain[static_cast<size_t>(i)]);
     RETURN_IF_ERROR(Emit(run, run->chain[static_cast<size_t>(i) + 1], i));
   }
   if (run->done) return absl::OkStatus();
+  held_.push_back(run->chain[static_cast<size_t>(verdict.accepted)]);
   run->root = verdict.next;
   return Emit(run, run->root, verdict.accepted);
 }

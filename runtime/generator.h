@@ -24,8 +24,9 @@ namespace dogstar {
 
 struct GenerationOptions {
   int32_t max_tokens = 128;
-  bool ignore_end = false;  // end tokens do not stop
-  int32_t logprobs = 0;     // per token, the k likeliest of the full model
+  bool ignore_end = false;    // end tokens do not stop
+  bool reuse_prefix = false;  // what the KV cache already holds of the prompt is not computed again
+  int32_t logprobs = 0;       // per token, the k likeliest of the full model
   SequenceId sequence{};
   std::function<void(TokenId)> on_token;                       // may be empty
   std::function<void(int32_t done, int32_t total)> on_prompt;  // may be empty
@@ -36,7 +37,10 @@ class Generator {
  public:
   explicit Generator(Engine* engine);
 
-  // REQUIRES: prompt is not empty. InvalidArgument when it does not fit the context.
+  // REQUIRES: prompt is not empty. InvalidArgument when it does not fit the context. A full context ends the text
+  // (StopReason::kContextFull) or, with context.overflow: slide, loses the older half of its tokens after the first
+  // context.keep; those left are processed again as a prompt, so that the state is that of a fresh run on them. It
+  // happens at the same token in every mode.
   absl::Status Generate(std::span<const TokenId> prompt, const GenerationOptions& options, GenerationResult* result);
 
   // -log p of each token but the first under the full model, [tokens - 1].
@@ -49,16 +53,22 @@ class Generator {
 
   absl::StatusOr<Batch> MakeChain(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows);
   absl::Status Prefill(std::span<const TokenId> prompt, Run* run);
+  // Full passes over tokens that follow those held, in pieces; logits of the last where asked for.
+  absl::Status Process(std::span<const TokenId> tokens, bool with_logits, PassObserver* observer,
+                       const std::function<bool(int32_t done)>& go_on);
+  absl::Status Slide(Run* run);
+  size_t ReusablePrefix(std::span<const TokenId> prompt, const GenerationOptions& options) const;
   absl::Status DenseStep(Run* run);
   absl::Status SparseStep(Run* run);
   absl::Status CorrectedCycle(Run* run);
-  absl::Status DraftToken(Run* run, TokenPos position);
+  absl::Status DraftToken(Run* run);
   absl::Status Emit(Run* run, TokenId token, int32_t logits_row);
 
   Engine* engine_;
   Sampler sampler_;
   CorrectorOptions corrector_;
   std::vector<float> logits_;  // [vocab_size]
+  std::vector<TokenId> held_;  // tokens in the KV cache, by position
 };
 
 }  // namespace dogstar

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/random.h"
@@ -9,77 +10,152 @@
 namespace dogstar {
 namespace {
 
-double LogSumExp(std::span<const float> logits, double scale) {
-  const double largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits) sum += std::exp((logit - largest) * scale);
-  return largest * scale + std::log(sum);
-}
+constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 
 // Token ids by falling logit, as far as they are asked for: most draws end within the first few.
 class LikeliestFirst {
  public:
-  explicit LikeliestFirst(std::span<const float> logits) : logits_(logits), order_(logits.size()) {
+  LikeliestFirst(std::span<const float> logits, std::vector<int32_t>* order) : logits_(logits), order_(*order) {
+    order_.resize(logits.size());
     std::iota(order_.begin(), order_.end(), 0);
   }
   int32_t operator[](size_t rank) {
     while (rank >= sorted_) Grow();
     return order_[rank];
   }
+  double logit(size_t rank) {
+    const float logit = logits_[static_cast<size_t>((*this)[rank])];
+    return std::isnan(logit) ? kImpossible : logit;
+  }
 
  private:
   void Grow() {
     const size_t end = std::min(order_.size(), sorted_ == 0 ? size_t{64} : sorted_ * 8);
-    std::partial_sort(order_.begin() + static_cast<ptrdiff_t>(sorted_), order_.begin() + static_cast<ptrdiff_t>(end),
-                      order_.end(), [&](int32_t a, int32_t b) {
-                        const float la = logits_[static_cast<size_t>(a)], lb = logits_[static_cast<size_t>(b)];
-                        return la != lb ? la > lb : a < b;
-                      });
+    const auto before = [&](int32_t a, int32_t b) {
+      const float la = Comparable(a), lb = Comparable(b);
+      return la != lb ? la > lb : a < b;
+    };
+    const auto first = order_.begin() + static_cast<ptrdiff_t>(sorted_);
+    const auto last = order_.begin() + static_cast<ptrdiff_t>(end);
+    if (last != order_.end()) std::nth_element(first, last, order_.end(), before);
+    std::sort(first, last, before);
     sorted_ = end;
+  }
+  float Comparable(int32_t token) const {
+    const float logit = logits_[static_cast<size_t>(token)];
+    return std::isnan(logit) ? kImpossible : logit;
   }
 
   std::span<const float> logits_;
-  std::vector<int32_t> order_;
+  std::vector<int32_t>& order_;
   size_t sorted_ = 0;
 };
 
-}  // namespace
-
-TokenId ArgMax(std::span<const float> logits) {
-  return TokenId{static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin())};
+// Ranks [0, count) that top_k, top_p and min_p leave.
+size_t CountCandidates(const SamplingOptions& options, std::span<const float> logits, LikeliestFirst* order) {
+  size_t count = logits.size();
+  if (options.top_k > 0) count = std::min(count, static_cast<size_t>(options.top_k));
+  const double largest = order->logit(0);
+  if (options.top_p < 1) {
+    double total = 0;
+    if (count == logits.size()) {
+      total = std::exp(LogSumExp(logits, 1) - largest);
+    } else {
+      for (size_t rank = 0; rank < count; ++rank) total += std::exp(order->logit(rank) - largest);
+    }
+    double sum = 0;
+    size_t nucleus = 0;
+    while (nucleus < count && (nucleus == 0 || sum < options.top_p * total)) {
+      sum += std::exp(order->logit(nucleus++) - largest);
+    }
+    count = nucleus;
+  }
+  if (options.min_p > 0) {
+    const double least = largest + std::log(std::min(options.min_p, 1.0));
+    size_t kept = 1;
+    while (kept < count && order->logit(kept) >= least) ++kept;
+    count = kept;
+  }
+  return count;
 }
 
-TokenId Sampler::Choose(std::span<const float> logits, SequenceId sequence, TokenPos position) const {
-  if (options_.temperature <= 0) return ArgMax(logits);
-  const double scale = 1.0 / options_.temperature;
-  LikeliestFirst order(logits);
-  const size_t candidates =
-      options_.top_k > 0 ? std::min(static_cast<size_t>(options_.top_k), logits.size()) : logits.size();
-  double log_total = LogSumExp(logits, scale);
-  if (candidates < logits.size()) {
-    std::vector<float> kept;
-    for (size_t rank = 0; rank < candidates; ++rank) kept.push_back(logits[static_cast<size_t>(order[rank])]);
-    log_total = LogSumExp(kept, scale);
-  }
-  const auto probability = [&](size_t rank) {
-    return std::exp(logits[static_cast<size_t>(order[rank])] * scale - log_total);
-  };
-  double mass = 1;
-  size_t nucleus = candidates;
-  if (options_.top_p < 1) {
-    mass = 0;
-    for (nucleus = 0; nucleus < candidates && mass < options_.top_p; ++nucleus) mass += probability(nucleus);
-    nucleus = std::max<size_t>(nucleus, 1);
-    if (mass <= 0) mass = probability(0);
-  }
-  const double target = mass * KeyedUniform(options_.seed, static_cast<uint64_t>(ToInt(sequence)),
-                                            static_cast<uint64_t>(ToInt(position)));
+}  // namespace
+
+// Terms below e^-40 of the largest cannot change a double's first fifteen digits, whatever the vocabulary.
+double LogSumExp(std::span<const float> logits, double scale) {
+  constexpr double kNegligible = 40;
+  const double largest = logits[static_cast<size_t>(ToInt(ArgMax(logits)))];
   double sum = 0;
-  for (size_t rank = 0; rank < nucleus; ++rank) {
-    sum += probability(rank);
+  for (float logit : logits) {
+    const double distance = (logit - largest) * scale;
+    if (distance > -kNegligible) sum += std::exp(distance);
+  }
+  return largest * scale + std::log(sum);
+}
+
+TokenId ArgMax(std::span<const float> logits) {
+  size_t best = 0;
+  for (size_t i = 1; i < logits.size(); ++i) {
+    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
+  }
+  return TokenId{static_cast<int32_t>(best)};
+}
+
+void Sampler::Penalize(const TokenHistory& history) {
+  const size_t window =
+      options_.penalty_window < 0 ? std::numeric_limits<size_t>::max() : static_cast<size_t>(options_.penalty_window);
+  const size_t drafted = std::min(window, history.drafted.size());
+  const size_t settled = std::min(window - drafted, history.settled.size());
+  recent_.assign(history.settled.end() - static_cast<ptrdiff_t>(settled), history.settled.end());
+  recent_.insert(recent_.end(), history.drafted.end() - static_cast<ptrdiff_t>(drafted), history.drafted.end());
+  std::sort(recent_.begin(), recent_.end());
+  for (size_t first = 0; first < recent_.size();) {
+    size_t end = first;
+    while (end < recent_.size() && recent_[end] == recent_[first]) ++end;
+    float& logit = adjusted_[static_cast<size_t>(ToInt(recent_[first]))];
+    const auto repeat = static_cast<float>(options_.repeat_penalty);
+    logit = logit > 0 ? logit / repeat : logit * repeat;
+    logit -=
+        static_cast<float>(static_cast<double>(end - first) * options_.frequency_penalty + options_.presence_penalty);
+    first = end;
+  }
+}
+
+std::span<const float> Sampler::Adjusted(std::span<const float> logits, const TokenHistory& history) {
+  if (!options_.changes_logits()) return logits;
+  adjusted_.assign(logits.begin(), logits.end());
+  for (const LogitBias& bias : options_.bias) {
+    const auto token = static_cast<size_t>(ToInt(bias.token));
+    if (token < adjusted_.size()) adjusted_[token] += bias.bias;
+  }
+  if (options_.penalizes()) Penalize(history);
+  return adjusted_;
+}
+
+TokenId Sampler::Choose(std::span<const float> raw_logits, const TokenHistory& history, SequenceId sequence,
+                        TokenPos position) {
+  const std::span<const float> logits = Adjusted(raw_logits, history);
+  if (options_.temperature <= 0) return ArgMax(logits);
+  LikeliestFirst order(logits, &order_);
+  const size_t candidates = CountCandidates(options_, logits, &order);
+  const double scale = 1.0 / options_.temperature;
+  const double largest = order.logit(0);
+  if (!std::isfinite(largest)) return TokenId{order[0]};  // nothing to weigh: all but one, or all, are impossible
+  const auto weight = [&](size_t rank) { return std::exp((order.logit(rank) - largest) * scale); };
+  double total = 0;
+  if (candidates == logits.size()) {
+    total = std::exp(LogSumExp(logits, scale) - largest * scale);
+  } else {
+    for (size_t rank = 0; rank < candidates; ++rank) total += weight(rank);
+  }
+  const double target = total * KeyedUniform(options_.seed, static_cast<uint64_t>(ToInt(sequence)),
+                                             static_cast<uint64_t>(ToInt(position)));
+  double sum = 0;
+  for (size_t rank = 0; rank < candidates; ++rank) {
+    sum += weight(rank);
     if (sum > target) return TokenId{order[rank]};
   }
-  return TokenId{order[nucleus - 1]};  // rounding left the sum just below the target
+  return TokenId{order[candidates - 1]};  // rounding left the sum just below the target
 }
 
 float Probability(std::span<const float> logits, TokenId token, float temperature) {
@@ -89,7 +165,8 @@ float Probability(std::span<const float> logits, TokenId token, float temperatur
 
 std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, int32_t k) {
   const double log_total = LogSumExp(logits, 1);
-  LikeliestFirst order(logits);
+  std::vector<int32_t> ids;
+  LikeliestFirst order(logits, &ids);
   std::vector<TokenLogprob> top;
   for (size_t rank = 0; rank < std::min(static_cast<size_t>(k), logits.size()); ++rank) {
     top.push_back({TokenId{order[rank]}, static_cast<float>(logits[static_cast<size_t>(order[rank])] - log_total)});

@@ -1,10 +1,18 @@
-// Sampler: logits -> token, as a function of the options, the sequence and the position only. The same position gets
-// the same random number in every mode, which is what keeps sampled text identical however it was drafted.
+// Sampler: logits -> token, as a function of the options, the tokens before, the sequence and the position only. The
+// same position gets the same random number in every mode, which is what keeps sampled text identical however it was
+// drafted.
 //
-//   temperature 0: the largest logit (ties: the lowest token id).
-//   else: probabilities softmax(logits / temperature) over the top_k likeliest tokens (0: all), then over the
-//   smallest set of likeliest tokens whose sum reaches top_p; the token at which the running sum, likeliest first
-//   (ties: lowest id), passes u = KeyedUniform(seed, sequence, position).
+// The chain, in llama.cpp's order:
+//   bias        logit += bias of its token
+//   penalties   for tokens that stand c > 0 times among the last `penalty_window` tokens: logit / repeat where it is
+//               positive, logit * repeat where it is not; then logit -= c * frequency + presence
+//   top_k       the k likeliest tokens (0: all; ties: the lowest id)
+//   top_p       the smallest set of likeliest tokens whose softmax over those left reaches p
+//   min_p       tokens at least min_p times as likely as the likeliest
+//   temperature the token at which the running sum of softmax(logits / temperature), likeliest first, passes
+//               u = KeyedUniform(seed, sequence, position)
+// Temperature 0: the largest logit after bias and penalties (ties: the lowest token id).
+// Logits that are not numbers count as impossible.
 #pragma once
 
 #include <cstdint>
@@ -15,22 +23,51 @@
 
 namespace dogstar {
 
+struct LogitBias {
+  TokenId token{};
+  float bias = 0;  // -infinity: never
+};
+
 struct SamplingOptions {
   double temperature = 0;
   int32_t top_k = 0;
   double top_p = 1;
   uint64_t seed = 1;
+  double min_p = 0;
+  int32_t penalty_window = 64;  // tokens, the prompt's included; -1: all
+  double repeat_penalty = 1;
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::vector<LogitBias> bias;
+
+  bool changes_logits() const { return !bias.empty() || penalizes(); }
+  bool penalizes() const {
+    return penalty_window != 0 && (repeat_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0);
+  }
 };
 
+// The tokens before the one to choose: those that stand, then those drafted after them.
+struct TokenHistory {
+  std::span<const TokenId> settled;
+  std::span<const TokenId> drafted;
+};
+
+// Threads: one; Choose uses scratch memory of its own.
 class Sampler {
  public:
-  explicit Sampler(const SamplingOptions& options) : options_(options) {}
+  explicit Sampler(SamplingOptions options) : options_(std::move(options)) {}
 
   const SamplingOptions& options() const { return options_; }
-  TokenId Choose(std::span<const float> logits, SequenceId sequence, TokenPos position) const;
+  TokenId Choose(std::span<const float> logits, const TokenHistory& history, SequenceId sequence, TokenPos position);
 
  private:
+  std::span<const float> Adjusted(std::span<const float> logits, const TokenHistory& history);
+  void Penalize(const TokenHistory& history);
+
   SamplingOptions options_;
+  std::vector<float> adjusted_;
+  std::vector<TokenId> recent_;
+  std::vector<int32_t> order_;
 };
 
 TokenId ArgMax(std::span<const float> logits);
@@ -45,5 +82,7 @@ struct TokenLogprob {
 std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, int32_t k);
 // -log softmax(logits)[token]
 double NegativeLogLikelihood(std::span<const float> logits, TokenId token);
+// log of the sum of exp(logit * scale)
+double LogSumExp(std::span<const float> logits, double scale);
 
 }  // namespace dogstar

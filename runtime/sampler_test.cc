@@ -1,6 +1,7 @@
 #include "runtime/sampler.h"
 
 #include <cmath>
+#include <limits>
 
 #include "gtest/gtest.h"
 
@@ -10,16 +11,16 @@ namespace {
 const std::vector<float> kLogits = {1.0F, 3.0F, 3.0F, 0.0F, -2.0F};
 
 std::vector<double> Frequencies(const SamplingOptions& options, int draws) {
-  const Sampler sampler(options);
+  Sampler sampler(options);
   std::vector<double> share(kLogits.size());
   for (int i = 0; i < draws; ++i) {
-    share[static_cast<size_t>(ToInt(sampler.Choose(kLogits, SequenceId{0}, TokenPos{i})))] += 1.0 / draws;
+    share[static_cast<size_t>(ToInt(sampler.Choose(kLogits, {}, SequenceId{0}, TokenPos{i})))] += 1.0 / draws;
   }
   return share;
 }
 
 TEST(SamplerTest, TemperatureZeroTakesTheLargestAndTheLowestOfEquals) {
-  EXPECT_EQ(Sampler({}).Choose(kLogits, SequenceId{0}, TokenPos{0}), TokenId{1});
+  EXPECT_EQ(Sampler({}).Choose(kLogits, {}, SequenceId{0}, TokenPos{0}), TokenId{1});
 }
 
 TEST(SamplerTest, DrawsFollowTheSoftmax) {
@@ -37,16 +38,79 @@ TEST(SamplerTest, TopKAndTopPLeaveTheRestOut) {
 }
 
 TEST(SamplerTest, TheDrawDependsOnSeedSequenceAndPositionOnly) {
-  const Sampler a({1.0, 0, 1.0, 1}), b({1.0, 0, 1.0, 2});
+  Sampler a({1.0, 0, 1.0, 1}), b({1.0, 0, 1.0, 2});
   int differ_by_seed = 0, differ_by_sequence = 0;
   for (int i = 0; i < 200; ++i) {
     const TokenPos position{i};
-    EXPECT_EQ(a.Choose(kLogits, SequenceId{0}, position), a.Choose(kLogits, SequenceId{0}, position));
-    differ_by_seed += a.Choose(kLogits, SequenceId{0}, position) != b.Choose(kLogits, SequenceId{0}, position);
-    differ_by_sequence += a.Choose(kLogits, SequenceId{0}, position) != a.Choose(kLogits, SequenceId{1}, position);
+    EXPECT_EQ(a.Choose(kLogits, {}, SequenceId{0}, position), a.Choose(kLogits, {}, SequenceId{0}, position));
+    differ_by_seed += a.Choose(kLogits, {}, SequenceId{0}, position) != b.Choose(kLogits, {}, SequenceId{0}, position);
+    differ_by_sequence +=
+        a.Choose(kLogits, {}, SequenceId{0}, position) != a.Choose(kLogits, {}, SequenceId{1}, position);
   }
   EXPECT_GT(differ_by_seed, 20);
   EXPECT_GT(differ_by_sequence, 20);
+}
+
+// kLogits: probabilities .06, .46, .46, .02, .003.
+TEST(SamplerTest, MinPIsRelativeToTheLikeliest) {
+  SamplingOptions options{.temperature = 1.0, .min_p = 0.1};
+  EXPECT_GT(Frequencies(options, 2000)[0], 0.02);
+  EXPECT_EQ(Frequencies(options, 2000)[3], 0);
+  options.min_p = 0.2;
+  EXPECT_EQ(Frequencies(options, 2000)[0], 0);
+}
+
+TEST(SamplerTest, FiltersComeBeforeTheTemperature) {
+  // At temperature 10 all five are about equally likely, but only two pass top_p at temperature 1.
+  const std::vector<double> share = Frequencies({.temperature = 10, .top_p = 0.9}, 2000);
+  EXPECT_EQ(share[0] + share[3] + share[4], 0);
+}
+
+TokenId Greedy(const SamplingOptions& options, const std::vector<TokenId>& settled,
+               const std::vector<TokenId>& drafted = {}) {
+  return Sampler(options).Choose(kLogits, {settled, drafted}, SequenceId{0}, TokenPos{0});
+}
+
+TEST(SamplerTest, PenaltiesCountTokensOfTheWindow) {
+  const std::vector<TokenId> one = {TokenId{1}};
+  EXPECT_EQ(Greedy({.repeat_penalty = 1.5}, one), TokenId{2});
+  EXPECT_EQ(Greedy({.presence_penalty = 0.5}, one), TokenId{2});
+  EXPECT_EQ(Greedy({.frequency_penalty = 0.5}, {TokenId{1}, TokenId{2}, TokenId{2}}), TokenId{1});
+  EXPECT_EQ(Greedy({.presence_penalty = 0.5}, {TokenId{1}, TokenId{2}, TokenId{2}}), TokenId{1});
+  EXPECT_EQ(Greedy({.penalty_window = 1, .repeat_penalty = 1.5}, {TokenId{1}, TokenId{0}}), TokenId{1});
+  EXPECT_EQ(Greedy({.penalty_window = 0, .repeat_penalty = 1.5}, one), TokenId{1});
+  EXPECT_EQ(Greedy({.penalty_window = -1, .repeat_penalty = 1.5}, std::vector<TokenId>(500, TokenId{1})), TokenId{2});
+}
+
+TEST(SamplerTest, DraftedTokensCountAsSettledOnes) {
+  EXPECT_EQ(Greedy({.repeat_penalty = 1.5}, {}, {TokenId{1}}), TokenId{2});
+  EXPECT_EQ(Greedy({.penalty_window = 1, .repeat_penalty = 1.5}, {TokenId{1}}, {TokenId{0}}), TokenId{1});
+  EXPECT_EQ(Greedy({.penalty_window = 2, .repeat_penalty = 1.5}, {TokenId{1}}, {TokenId{0}}), TokenId{2});
+}
+
+TEST(SamplerTest, RepeatPenaltyMakesNegativeLogitsWorse) {
+  const std::vector<float> logits = {-1.0F, -1.2F};
+  const std::vector<TokenId> settled = {TokenId{0}};
+  EXPECT_EQ(Sampler({.repeat_penalty = 1.5}).Choose(logits, {settled, {}}, SequenceId{0}, TokenPos{0}), TokenId{1});
+}
+
+TEST(SamplerTest, BiasMovesAndBans) {
+  EXPECT_EQ(Greedy({.bias = {{TokenId{4}, 6}}}, {}), TokenId{4});
+  const float never = -std::numeric_limits<float>::infinity();
+  EXPECT_EQ(Greedy({.bias = {{TokenId{1}, never}, {TokenId{2}, never}}}, {}), TokenId{0});
+  EXPECT_EQ(Frequencies({.temperature = 5, .bias = {{TokenId{1}, never}}}, 3000)[1], 0);
+  EXPECT_EQ(Greedy({.bias = {{TokenId{77}, 6}}}, {}), TokenId{1});  // no such token
+}
+
+TEST(SamplerTest, LogitsThatAreNoNumbersAreNeverChosen) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> logits = {nan, 1.0F, nan, 2.0F};
+  EXPECT_EQ(Sampler({}).Choose(logits, {}, SequenceId{0}, TokenPos{0}), TokenId{3});
+  Sampler sampler({.temperature = 1, .top_k = 3});
+  for (int i = 0; i < 200; ++i) {
+    const int token = ToInt(sampler.Choose(logits, {}, SequenceId{0}, TokenPos{i}));
+    EXPECT_TRUE(token == 1 || token == 3);
+  }
 }
 
 TEST(SamplerTest, LogprobsAreSortedAndSumToOne) {

@@ -17,6 +17,8 @@ struct GenerationResult {
   StopReason stop = StopReason::kLength;
 
   int32_t prompt_tokens = 0;
+  int32_t reused_tokens = 0;  // of the prompt, found in the KV cache
+  int32_t context_slides = 0;
   double prompt_seconds = 0;
   double decode_seconds = 0;       // from the first to the last generated token
   uint64_t decode_disk_bytes = 0;  // read within the same span

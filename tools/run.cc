@@ -1,16 +1,8 @@
 // dogstar run: a prompt in, text out.
-#include <unistd.h>
-
-#include <atomic>
-#include <chrono>
-#include <csignal>
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <iostream>
+#include <limits>
 #include <memory>
-#include <optional>
-#include <sstream>
 
 #include "base/units.h"
 #include "fmt/format.h"
@@ -19,63 +11,25 @@
 #include "runtime/engine.h"
 #include "runtime/generator.h"
 #include "tools/command.h"
-#include "tools/progress.h"
+#include "tools/model_options.h"
 
 namespace dogstar {
 namespace {
 
-std::atomic<bool> g_interrupted{false};  // set by Ctrl-C: the one thing a signal handler may do
-
-void OnInterrupt(int) {
-  if (g_interrupted.exchange(true)) std::_Exit(130);  // the second one does not wait
-}
-
 struct RunArguments {
-  std::string model, model_option, prompt, prompt_file, config_file;
-  std::vector<std::string> assignments;  // key=value, in the order of the command line
+  std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
+  std::string prompt, prompt_file;
   int32_t max_tokens = 128;
   bool ignore_eos = false, chat = false, raw = false, json = false;
   int32_t logprobs = 0;
   bool verbose = false;
 };
 
-std::string DefaultCacheDir() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && *cache != '\0') return std::string(cache) + "/dogstar";
-  const char* home = std::getenv("HOME");
-  return home != nullptr ? std::string(home) + "/.cache/dogstar" : "";
-}
-
-// defaults < file < environment < command line
-absl::StatusOr<Config> ReadConfig(const RunArguments& arguments) {
-  Config config;
-  config.cache_dir = DefaultCacheDir();
-  if (!arguments.config_file.empty()) RETURN_IF_ERROR(ReadYamlConfigFile(arguments.config_file, &config));
-  RETURN_IF_ERROR(ReadEnvironment([](const std::string& name) { return std::getenv(name.c_str()); }, &config));
-  for (const std::string& assignment : arguments.assignments) {
-    RETURN_IF_ERROR(SetConfigFromAssignment(assignment, &config));
-  }
-  if (!arguments.model.empty()) config.model = arguments.model;
-  if (!arguments.model_option.empty()) config.model = arguments.model_option;
-  return config;
-}
-
-absl::StatusOr<std::string> ReadPrompt(const RunArguments& arguments) {
-  if (arguments.prompt_file.empty()) return arguments.prompt;
-  std::stringstream text;
-  if (arguments.prompt_file == "-") {
-    text << std::cin.rdbuf();
-    return text.str();
-  }
-  std::ifstream file(arguments.prompt_file, std::ios::binary);
-  if (!file || !(text << file.rdbuf())) {
-    return absl::NotFoundError(fmt::format("cannot read the prompt file {}", arguments.prompt_file));
-  }
-  return text.str();
-}
-
 absl::StatusOr<std::vector<TokenId>> EncodePrompt(const RunArguments& arguments, const ModelFile& model) {
-  ASSIGN_OR_RETURN(std::string text, ReadPrompt(arguments));
+  std::string text = arguments.prompt;
+  if (!arguments.prompt_file.empty()) {
+    ASSIGN_OR_RETURN(text, ReadTextFile(arguments.prompt_file));
+  }
   EncodeOptions options;
   if (arguments.chat) {
     ASSIGN_OR_RETURN(const ChatTemplate chat, ChatTemplate::Recognise(model.tokenizer().chat_template()));
@@ -179,70 +133,17 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   return json;
 }
 
-// # 256 tok: 12.3 tok/s, 81 ms/tok; prompt 140 tok/s; disk 1.9 GB/s; density 0.31; accepted 14.2/16; rss 61 of 64 MiB
-void PrintClosingLine(const Engine& engine, const GenerationResult& result) {
-  const double rate = result.decode_tokens_per_second();
-  std::string line = fmt::format("# {} tok: {:.1f} tok/s, {:.1f} ms/tok; prompt {:.0f} tok/s", result.tokens.size(),
-                                 rate, rate > 0 ? 1000 / rate : 0, result.prompt_tokens_per_second());
-  if (result.decode_seconds > 0 && result.decode_disk_bytes > 0) {
-    line +=
-        fmt::format("; disk {:.2f} GB/s", static_cast<double>(result.decode_disk_bytes) / result.decode_seconds / 1e9);
-  }
-  if (result.draft_steps > 0) line += fmt::format("; density {:.2f}", result.draft_density);
-  if (result.full_passes > 0 && engine.mode() != RunMode::kDense) {
-    line += fmt::format("; accepted {:.2f}/{}", result.accepted_mean(), engine.config().corrector.period);
-  }
-  line += fmt::format("; rss {}", FormatSize(PeakResidentBytes()));
-  if (engine.config().budget.ram) line += fmt::format(" of {}", FormatSize(*engine.config().budget.ram));
-  std::fprintf(stderr, "%s\n", line.c_str());
-}
+// Without an end in sight (-n -1) the context is the model's, or this many tokens.
+constexpr int32_t kOpenEndedContext = 4096;
 
-// Progress of whatever takes long at the moment, one bar at a time.
-class Progress {
- public:
-  void Bytes(std::string_view what, uint64_t done, uint64_t total) {
-    if (what != what_) {
-      bar_ = std::make_unique<ProgressBar>(std::string(what));
-      what_ = what;
-    }
-    bar_->Update(done, total);
-  }
-  // A prompt that takes more than a second, on a terminal.
-  void Prompt(int32_t done, int32_t total) {
-    Finish();
-    if (!prompt_since_) prompt_since_ = std::chrono::steady_clock::now();
-    if (isatty(STDERR_FILENO) == 0 || std::chrono::steady_clock::now() - *prompt_since_ < std::chrono::seconds(1))
-      return;
-    std::fprintf(stderr, "\rprompt: %d of %d tokens%s", done, total, done == total ? "\r\x1b[K" : "");
-  }
-  void Finish() {
-    bar_.reset();
-    what_.clear();
-  }
-
- private:
-  std::string what_;
-  std::unique_ptr<ProgressBar> bar_;
-  std::optional<std::chrono::steady_clock::time_point> prompt_since_;
-};
-
-Hooks MakeHooks(Progress* bar) {
-  Hooks hooks;
-  hooks.note = [bar](std::string_view message) {
-    bar->Finish();
-    std::fprintf(stderr, "dogstar: %.*s\n", static_cast<int>(message.size()), message.data());
-  };
-  hooks.progress = [bar](std::string_view what, uint64_t done, uint64_t total) { bar->Bytes(what, done, total); };
-  return hooks;
-}
-
-int32_t LogitRows(const Config& config, RunMode mode) {
-  const bool corrected = mode == RunMode::kStrict || mode == RunMode::kSirius;
-  return corrected ? std::max(1, config.corrector.period) : 1;
+int32_t ContextSlots(const Config& config, const ModelFile& model, int32_t prompt_tokens, int32_t max_tokens) {
+  if (config.context > 0) return config.context;
+  if (max_tokens >= 0) return prompt_tokens + max_tokens;
+  return std::max(std::min(kOpenEndedContext, model.config().context_length), prompt_tokens + 1);
 }
 
 absl::Status Run(const RunArguments& arguments) {
-  ASSIGN_OR_RETURN(const Config config, ReadConfig(arguments));
+  ASSIGN_OR_RETURN(const Config config, ReadConfig(*arguments.model));
   Progress bar;
   const Hooks hooks = MakeHooks(&bar);
   ASSIGN_OR_RETURN(const ModelChoice choice, ChooseModel(config, hooks));
@@ -251,8 +152,7 @@ absl::Status Run(const RunArguments& arguments) {
 
   Engine::Options options;
   options.mode = choice.mode;
-  options.context_slots =
-      config.context > 0 ? config.context : static_cast<int32_t>(prompt.size()) + arguments.max_tokens;
+  options.context_slots = ContextSlots(config, *model, static_cast<int32_t>(prompt.size()), arguments.max_tokens);
   options.logit_rows = LogitRows(config, choice.mode);
   if (static_cast<int32_t>(prompt.size()) >= options.context_slots) {
     return absl::InvalidArgumentError(fmt::format("the prompt has {} tokens and does not fit a context of {} (-c)",
@@ -260,13 +160,13 @@ absl::Status Run(const RunArguments& arguments) {
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(config, model.get(), options, hooks));
 
-  std::signal(SIGINT, OnInterrupt);
+  CatchInterrupt();
   GenerationResult result;
   GenerationOptions generation;
-  generation.max_tokens = arguments.max_tokens;
+  generation.max_tokens = arguments.max_tokens < 0 ? std::numeric_limits<int32_t>::max() : arguments.max_tokens;
   generation.ignore_end = arguments.ignore_eos;
   generation.logprobs = arguments.logprobs;
-  generation.interrupted = &g_interrupted;
+  generation.interrupted = &Interrupted();
   generation.on_prompt = [&](int32_t done, int32_t total) { bar.Prompt(done, total); };
   std::string text;
   Utf8Stream stream;
@@ -308,12 +208,13 @@ absl::Status Run(const RunArguments& arguments) {
 void AddRunCommand(CLI::App& app, CommandContext* context) {
   auto arguments = std::make_shared<RunArguments>();
   CLI::App* run = app.add_subcommand("run", "generate text from a prompt");
-  run->add_option("model", arguments->model, "GGUF or packed file");
-  run->add_option("-m,--model", arguments->model_option, "the same, as an option");
+  AddModelOptions(run, arguments->model);
+  AddSamplingOptions(run, arguments->model);
   CLI::Option* prompt = run->add_option("-p,--prompt", arguments->prompt, "the prompt");
   run->add_option("-f,--file", arguments->prompt_file, "read the prompt from a file (- for standard input)")
       ->excludes(prompt);
-  run->add_option("-n,--predict", arguments->max_tokens, "tokens to generate")->check(CLI::Range(1, 1 << 24));
+  run->add_option("-n,--predict", arguments->max_tokens, "tokens to generate; -1: until the text or the context ends")
+      ->check(CLI::Range(1, 1 << 24) | CLI::IsMember({"-1"}));
   run->add_flag("--ignore-eos", arguments->ignore_eos, "go on after the end token");
   CLI::Option* raw = run->add_flag("--raw", arguments->raw, "the prompt as it is (the default)");
   run->add_flag("--chat", arguments->chat, "the prompt as a user's message in the model's chat format")->excludes(raw);
@@ -321,35 +222,6 @@ void AddRunCommand(CLI::App& app, CommandContext* context) {
                   "with --json: the K likeliest tokens of the full model at each token")
       ->check(CLI::Range(0, 1000));
   run->add_flag("--json", arguments->json, "one JSON object on standard output");
-  run->add_option("--config", arguments->config_file, "YAML file of settings");
-  // Short names for settings; each is --set key=value.
-  const auto setting = [&](const std::string& names, const std::string& key, const std::string& help) {
-    run->add_option_function<std::string>(
-        names, [arguments, key](const std::string& value) { arguments->assignments.push_back(key + "=" + value); },
-        help + " (" + key + ")");
-  };
-  setting("--ram", "budget.ram", "memory the program stays below, e.g. 84MiB");
-  setting("--vram", "budget.vram", "GPU memory");
-  setting("--mode", "corrector.mode", "auto, dense, sparse, sirius, strict");
-  setting("--period", "corrector.period", "tokens per cycle");
-  setting("--density", "draft.density", "share of FFN rows a draft uses");
-  setting("--predictor", "draft.predictor", "which rows a draft uses");
-  setting("-c,--ctx-size", "context", "tokens of context");
-  setting("-t,--threads", "threads", "compute threads");
-  setting("--temp", "sampling.temperature", "0: the likeliest token");
-  setting("--top-k", "sampling.top_k", "only the k likeliest tokens");
-  setting("--top-p", "sampling.top_p", "only the likeliest tokens whose sum reaches p");
-  setting("--seed", "sampling.seed", "random seed");
-  run->add_flag_function(
-      "--precise", [arguments](int64_t) { arguments->assignments.push_back("precise=true"); },
-      "float32 activations: slow, the reference");
-  run->add_option_function<std::vector<std::string>>(
-         "--set",
-         [arguments](const std::vector<std::string>& values) {
-           arguments->assignments.insert(arguments->assignments.end(), values.begin(), values.end());
-         },
-         "any setting, key=value; may be repeated")
-      ->allow_extra_args(false);
   run->callback([arguments, context] { context->run = [arguments] { return Run(*arguments); }; });
 }
 
