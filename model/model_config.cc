@@ -56,6 +56,7 @@ constexpr VectorTensor kVectorTensors[kLayerVectors] = {
     {LayerVector::kPostAttentionNorm, "post_attention_norm.weight"},
     {LayerVector::kPostFfnNorm, "post_ffw_norm.weight"},
 };
+static_assert(kVectorTensors[kLayerVectors - 1].vector == LayerVector{kLayerVectors - 1});  // found by number
 
 constexpr char kPackedVersionKey[] = "dogstar.packed.version";
 constexpr int64_t kBlockWeights = 32;  // kernels read whole blocks of this many columns

@@ -169,25 +169,33 @@ TEST(ModelConfigTest, AWindowIsOfEveryLayerUnlessAPatternSaysOtherwise) {
   EXPECT_EQ(ConfigOf(every)->attention(LayerIndex{0}).window, 0);
 }
 
-// One layer of another architecture, which has what the llama has, and more.
-GgufBytes TinyOf(const std::string& architecture, int32_t layers = 1) {
+// A model of another architecture with the parts that every one has.
+GgufBytes TinyOf(const std::string& architecture, int32_t layers = 1, uint32_t heads = 2) {
+  constexpr uint32_t kHeadDim = 16;
   GgufBytes file = TinyModel().Drop("general.architecture").String("general.architecture", architecture);
-  const auto key = [&](const char* name) { return architecture + "." + name; };
-  for (int32_t i = 1; i < layers; ++i) {
-    const std::string layer = "blk." + std::to_string(i) + ".";
-    for (const char* norm : {"attn_norm.weight", "ffn_norm.weight"}) file.Tensor(layer + norm, 0, {32});
-    for (const char* part : {"attn_q.weight", "attn_output.weight"})
-      file.Tensor(layer + part, kTinyWeightType, {32, 32});
-    for (const char* part : {"attn_k.weight", "attn_v.weight"}) file.Tensor(layer + part, kTinyWeightType, {32, 16});
-    for (const char* part : {"ffn_gate.weight", "ffn_up.weight"}) file.Tensor(layer + part, kTinyWeightType, {32, 64});
-    file.Tensor(layer + "ffn_down.weight", kTinyWeightType, {64, 32});
+  const GgufHeader llama = ParseBytes(file.File()).value();
+  for (const GgufTensor& tensor : llama.tensors()) {
+    if (tensor.name.starts_with("blk.")) file.DropTensor(tensor.name);
   }
+  for (int32_t i = 0; i < layers; ++i) {
+    const auto add = [&](const char* part, uint32_t type, const std::vector<uint64_t>& shape) {
+      file.Tensor(LayerTensorName(i, part), type, shape);
+    };
+    for (const char* norm : {"attn_norm", "ffn_norm"}) add(norm, 0, {32});
+    add("attn_q", kTinyWeightType, {32, heads * kHeadDim});
+    for (const char* part : {"attn_k", "attn_v"}) add(part, kTinyWeightType, {32, kHeadDim});
+    add("attn_output", kTinyWeightType, {heads * kHeadDim, 32});
+    for (const char* part : {"ffn_gate", "ffn_up"}) add(part, kTinyWeightType, {32, 64});
+    add("ffn_down", kTinyWeightType, {64, 32});
+  }
+  const auto key = [&](const char* name) { return architecture + "." + name; };
   return file.Uint32(key("block_count"), static_cast<uint32_t>(layers))
       .Uint32(key("context_length"), 64)
       .Uint32(key("embedding_length"), 32)
       .Uint32(key("feed_forward_length"), 64)
-      .Uint32(key("attention.head_count"), 2)
+      .Uint32(key("attention.head_count"), heads)
       .Uint32(key("attention.head_count_kv"), 1)
+      .Uint32(key("attention.key_length"), kHeadDim)
       .Float32(key("attention.layer_norm_rms_epsilon"), 1e-6f);
 }
 
@@ -198,9 +206,9 @@ GgufBytes WithVectors(GgufBytes file, std::initializer_list<const char*> parts, 
   return file;
 }
 
-GgufBytes TinyGemma(int32_t layers) {
+GgufBytes TinyGemma(int32_t layers, uint32_t heads = 2) {
   const GgufBytes file =
-      WithVectors(TinyOf("gemma3", layers), {"attn_q_norm.weight", "attn_k_norm.weight"}, 16, layers);
+      WithVectors(TinyOf("gemma3", layers, heads), {"attn_q_norm.weight", "attn_k_norm.weight"}, 16, layers);
   return WithVectors(file, {"post_attention_norm.weight", "post_ffw_norm.weight"}, 32, layers)
       .Float32("gemma3.rope.freq_base", 1e6f);
 }
@@ -244,6 +252,11 @@ TEST(ModelConfigTest, Gemma3HasLocalAndGlobalLayers) {
     EXPECT_FLOAT_EQ(attention.rope_frequencies[0], i == 5 ? 0.125f : 1) << i;
     EXPECT_FLOAT_EQ(attention.rope_frequencies[4], i == 5 ? 1e-3f / 8 : 1e-2f) << i;
   }
+}
+
+TEST(ModelConfigTest, Gemma3Of27BScalesScoresByTheHeadsShareOfTheHiddenSize) {
+  EXPECT_FLOAT_EQ(ConfigOf(TinyGemma(61, 4))->score_scale, 1 / std::sqrt(16.0f));
+  EXPECT_FLOAT_EQ(ConfigOf(TinyGemma(62, 4))->score_scale, 1 / std::sqrt(8.0f));
 }
 
 TEST(ModelConfigTest, Gemma3FollowsThePatternOfTheMetadata) {
