@@ -163,7 +163,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromGguf(const GgufHeader&
 
 std::vector<TokenId> Tokenizer::Encode(std::string_view text, const EncodeOptions& options) const {
   std::vector<TokenId> tokens;
-  if (options.add_bos && state_->adds_bos && state_->bos.has_value()) tokens.push_back(*state_->bos);
+  if (options.add_bos && adds_bos()) tokens.push_back(*state_->bos);
   const auto encode = [&](std::string_view part, bool at_start) {
     if (!part.empty()) state_->vocabulary.encoder->Encode(part, at_start, &tokens);
   };
@@ -190,6 +190,7 @@ std::string Tokenizer::Decode(std::span<const TokenId> tokens, bool special) con
 }
 
 int32_t Tokenizer::vocab_size() const { return state_->table().size(); }
+bool Tokenizer::adds_bos() const { return state_->adds_bos && state_->bos.has_value(); }
 std::optional<TokenId> Tokenizer::bos() const { return state_->bos; }
 const std::vector<TokenId>& Tokenizer::end_tokens() const { return state_->end_tokens; }
 

@@ -39,6 +39,7 @@ class Tokenizer {
 
   int32_t vocab_size() const;
   std::optional<TokenId> bos() const;
+  bool adds_bos() const;  // BOS exists and Encode puts it first
   // Tokens that end a generation: EOS, EOT and the like.
   const std::vector<TokenId>& end_tokens() const;
   bool IsEnd(TokenId token) const;

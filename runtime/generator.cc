@@ -221,16 +221,21 @@ absl::Status Generator::DenseStep(Run* run) {
   return Emit(run, run->root, -1);
 }
 
-// One step of the sparse model: its token is logits_' choice for the next position.
-absl::Status Generator::DraftToken(Run* run) {
-  const TokenId input = run->chain.back();
-  ASSIGN_OR_RETURN(const Batch batch, MakeChain(run->options.sequence, {&input, 1}, 1));
+// One pass of the sparse model; logits_ are those after the last token.
+absl::Status Generator::DraftPass(std::span<const TokenId> tokens, const DraftRows& rows) {
+  ASSIGN_OR_RETURN(const Batch batch, MakeChain(SequenceId{0}, tokens, 1));
   if (engine_->predictor().name() == "dense") {
     RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
   } else {
-    RETURN_IF_ERROR(engine_->forward().Draft(batch, run->draft_rows));
+    RETURN_IF_ERROR(engine_->forward().Draft(batch, rows));
   }
-  RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
+  return engine_->forward().Logits(0, logits_);
+}
+
+// Its token is logits_' choice for the next position.
+absl::Status Generator::DraftToken(Run* run) {
+  const TokenId input = run->chain.back();
+  RETURN_IF_ERROR(DraftPass({&input, 1}, run->draft_rows));
   const auto drafted = std::span<const TokenId>(run->chain).subspan(1);
   const TokenPos position{ToInt(run->next_position()) + static_cast<int32_t>(drafted.size())};
   run->chain.push_back(sampler_.Choose(logits_, {run->text, drafted}, run->options.sequence, position));
@@ -299,12 +304,15 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   return Emit(run, run->root, verdict.accepted);
 }
 
-absl::StatusOr<std::vector<double>> Generator::Score(std::span<const TokenId> tokens) {
+absl::StatusOr<std::vector<double>> Generator::Score(std::span<const TokenId> tokens, int32_t from) {
   const SequenceId sequence{0};
   engine_->kv().Truncate(sequence, 0);
+  held_.clear();
+  const auto go_on = [](int32_t) { return true; };
+  RETURN_IF_ERROR(Process(tokens.first(static_cast<size_t>(from)), false, nullptr, go_on));
   std::vector<double> nll;
   const size_t piece = static_cast<size_t>(engine_->forward().limits().logit_rows);
-  for (size_t done = 0; done + 1 < tokens.size(); done += piece) {
+  for (size_t done = static_cast<size_t>(from); done + 1 < tokens.size(); done += piece) {
     const size_t rows = std::min(piece, tokens.size() - 1 - done);
     ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, tokens.subspan(done, rows), static_cast<int32_t>(rows)));
     RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
@@ -314,6 +322,38 @@ absl::StatusOr<std::vector<double>> Generator::Score(std::span<const TokenId> to
     }
   }
   return nll;
+}
+
+absl::Status Generator::CompareDrafts(std::span<const TokenId> tokens, int32_t prompt_tokens,
+                                      const CompareFn& on_position) {
+  const SequenceId sequence{0};
+  KvCache& kv = engine_->kv();
+  GenerationResult unused;
+  const GenerationOptions options{.max_tokens = 1, .ignore_end = true};
+  Run run{.options = options, .result = &unused, .period = PeriodController({false, 1})};
+  RETURN_IF_ERROR(Prefill(tokens.first(static_cast<size_t>(prompt_tokens)), &run));
+  const size_t piece = static_cast<size_t>(engine_->forward().limits().logit_rows);
+  std::vector<std::vector<float>> full_logits(piece, std::vector<float>(logits_.size()));
+  for (size_t done = static_cast<size_t>(prompt_tokens); done + 1 < tokens.size(); done += piece) {
+    const auto rows = tokens.subspan(done, std::min(piece, tokens.size() - 1 - done));
+    const auto full_pass = [&]() -> absl::Status {
+      kv.Truncate(sequence, static_cast<int32_t>(done));
+      ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, rows, static_cast<int32_t>(rows.size())));
+      return engine_->forward().Full(batch, nullptr);
+    };
+    RETURN_IF_ERROR(full_pass());
+    for (size_t row = 0; row < rows.size(); ++row) {
+      RETURN_IF_ERROR(engine_->forward().Logits(static_cast<int32_t>(row), full_logits[row]));
+    }
+    // From the last row to the first: each draft still finds the full model's keys and values before it.
+    for (size_t row = rows.size(); row-- > 0;) {
+      kv.Truncate(sequence, static_cast<int32_t>(done + row));
+      RETURN_IF_ERROR(DraftPass(rows.subspan(row, 1), run.draft_rows));
+      on_position(tokens[done + row + 1], full_logits[row], logits_);
+    }
+    RETURN_IF_ERROR(full_pass());
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<float>> Generator::LogitsAfter(std::span<const TokenId> tokens) {

@@ -43,8 +43,13 @@ class Generator {
   // happens at the same token in every mode.
   absl::Status Generate(std::span<const TokenId> prompt, const GenerationOptions& options, GenerationResult* result);
 
-  // -log p of each token but the first under the full model, [tokens - 1].
-  absl::StatusOr<std::vector<double>> Score(std::span<const TokenId> tokens);
+  // -log p under the full model of each token after tokens[from], [tokens - 1 - from].
+  absl::StatusOr<std::vector<double>> Score(std::span<const TokenId> tokens, int32_t from = 0);
+  // The sparse model beside the full one along a given text: `prompt_tokens` of it are the prompt that row-choosing
+  // predictors look at; at each later position both see the full model's keys and values of what came before.
+  // on_position: the text's own next token and the logits of both. REQUIRES: engine.can_draft().
+  using CompareFn = std::function<void(TokenId next, std::span<const float> full, std::span<const float> draft)>;
+  absl::Status CompareDrafts(std::span<const TokenId> tokens, int32_t prompt_tokens, const CompareFn& on_position);
   // Logits of the full model after the last token. [vocab_size]
   absl::StatusOr<std::vector<float>> LogitsAfter(std::span<const TokenId> tokens);
 
@@ -53,6 +58,7 @@ class Generator {
 
   absl::StatusOr<Batch> MakeChain(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows);
   absl::Status Prefill(std::span<const TokenId> prompt, Run* run);
+  absl::Status DraftPass(std::span<const TokenId> tokens, const DraftRows& rows);
   // Full passes over tokens that follow those held, in pieces; logits of the last where asked for.
   absl::Status Process(std::span<const TokenId> tokens, bool with_logits, PassObserver* observer,
                        const std::function<bool(int32_t done)>& go_on);

@@ -1,4 +1,5 @@
 // Strict mode gives the bytes of the dense run, whatever the budget, period, predictor, threads and temperature.
+#include <algorithm>
 #include <cstdlib>
 #include <ostream>
 
@@ -93,6 +94,50 @@ TEST_P(TinyIdentityTest, EveryVariantGivesTheDenseTokens) {
     config.sampling.temperature = temperature;
     ExpectAllEqual(config, "A tiny model says nothing of sense.", 24, budget);
   }
+}
+
+// Penalties look at drafted tokens too, and a sliding context slides at the same token however it was reached.
+TEST(SamplingIdentityTest, PenaltiesBiasAndASlidingContext) {
+  TestFolder folder;
+  Config config;
+  config.model = testing_support::WriteTinyModel(folder, QuantType::kQ4_0, false);
+  config.corrector.mode = RunMode::kDense;
+  config.threads = 2;
+  config.sampling.min_p = 0.02;
+  config.sampling.penalty_window = 16;
+  config.sampling.repeat_penalty = 1.3;
+  config.sampling.frequency_penalty = 0.2;
+  config.sampling.bias = {{TokenId{7}, 2.5F}, {TokenId{9}, -100}};
+  config.context_keep = 3;
+  const uint64_t budget = BudgetForHalfTheFfn(config);
+  config.context_overflow = ContextOverflow::kSlide;
+  for (double temperature : {0.0, 0.8}) {
+    for (int32_t context : {0, 48}) {
+      config.sampling.temperature = temperature;
+      config.context = context;
+      ExpectAllEqual(config, "A tiny model says nothing of sense.", 60, budget);
+    }
+  }
+}
+
+TEST(SlidingContextTest, GoesOnPastTheContextAndStopEndsThere) {
+  TestFolder folder;
+  Config config;
+  config.model = testing_support::WriteTinyModel(folder, QuantType::kQ4_0, true);
+  config.corrector.mode = RunMode::kDense;
+  config.context = 40;
+  const absl::StatusOr<RunOutput> stopped = RunModel(config, "Sixteen letters.", 100);
+  ASSERT_TRUE(stopped.ok()) << stopped.status();
+  EXPECT_EQ(stopped->result.stop, StopReason::kContextFull);
+  EXPECT_EQ(stopped->result.prompt_tokens + static_cast<int32_t>(stopped->result.tokens.size()), 41);
+  config.context_overflow = ContextOverflow::kSlide;
+  config.context_keep = 4;
+  const absl::StatusOr<RunOutput> slid = RunModel(config, "Sixteen letters.", 100);
+  ASSERT_TRUE(slid.ok()) << slid.status();
+  EXPECT_EQ(slid->result.tokens.size(), 100U);
+  EXPECT_GE(slid->result.context_slides, 4);
+  // Before the first slide nothing differs.
+  EXPECT_TRUE(std::equal(stopped->result.tokens.begin(), stopped->result.tokens.end(), slid->result.tokens.begin()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, TinyIdentityTest,

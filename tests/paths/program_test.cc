@@ -147,5 +147,45 @@ TEST_F(ProgramTest, ADamagedPageIsFoundByItsChecksum) {
   ExpectRefused(model_, 1, {"checksum", model_});
 }
 
+TEST_F(ProgramTest, EvalMeasuresPerplexityAndAgreement) {
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += "The " + std::to_string(i * 37) + "th sentence says little. ";
+  WriteFile("text.txt", text);
+  const std::string plain = testing_support::WriteTinyModel(folder_, QuantType::kQ4_0, true);
+  const ProgramOutput output =
+      RunProgram(folder_, "eval " + plain + " -f " + folder_.Path("text.txt") + " -c 64 --chunks 3 --json");
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  const nlohmann::json json = nlohmann::json::parse(output.out);
+  EXPECT_EQ(json["chunks"], 3);
+  EXPECT_EQ(json["tokens"], 3 * (64 - 1 - 32));
+  EXPECT_GT(json["perplexity"].get<double>(), 2);
+  const ProgramOutput agreement = RunProgram(
+      folder_, "eval " + model_ + " --task agreement --predictor dense -f " + folder_.Path("text.txt") + " --json");
+  ASSERT_EQ(agreement.exit_code, 0) << agreement.err;
+  const nlohmann::json same = nlohmann::json::parse(agreement.out);
+  EXPECT_EQ(same["agreement"], 1.0);  // the draft is the full model itself
+  EXPECT_EQ(same["kl"], 0.0);
+  const ProgramOutput sparse = RunProgram(folder_, "eval " + model_ +
+                                                       " --task agreement --predictor griffin "
+                                                       "--density 0.2 -f " +
+                                                       folder_.Path("text.txt") + " --json");
+  ASSERT_EQ(sparse.exit_code, 0) << sparse.err;
+  EXPECT_GT(nlohmann::json::parse(sparse.out)["kl"].get<double>(), 0);
+  const ProgramOutput small = RunProgram(folder_, "eval " + plain + " -f " + folder_.Path("text.txt") + " -c 100000");
+  EXPECT_EQ(small.exit_code, 1);
+  EXPECT_THAT(small.err, HasSubstr("windows of 100000"));
+}
+
+TEST_F(ProgramTest, SamplingOptionsAreChecked) {
+  ExpectRefused(model_ + " --logit-bias 5", 1, {"sampling.bias", "15043"});
+  ExpectRefused(model_ + " --min-p 2", 1, {"sampling.min_p", "0 to 1"});
+  ExpectRefused(model_ + " --kv-type q2", 1, {"kv_type", "q8_0"});
+  const ProgramOutput output = RunProgram(folder_, "run " + model_ +
+                                                       " -p hello -n 4 --ignore-eos --json "
+                                                       "--kv-type q8_0 --logit-bias 65+1000 --logit-bias 66-inf");
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_EQ(nlohmann::json::parse(output.out)["tokens"], nlohmann::json({65, 65, 65, 65}));
+}
+
 }  // namespace
 }  // namespace dogstar

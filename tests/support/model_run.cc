@@ -52,7 +52,7 @@ absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slot
 }
 
 absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, int32_t tokens) {
-  const int32_t slots = static_cast<int32_t>(prompt.size()) + tokens + 8;
+  const int32_t slots = config.context > 0 ? config.context : static_cast<int32_t>(prompt.size()) + tokens + 8;
   ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(config, slots, config.corrector.period));
   GenerationOptions options;
   options.max_tokens = tokens;
