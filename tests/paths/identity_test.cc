@@ -1,7 +1,9 @@
 // Strict mode gives the bytes of the dense run, whatever the budget, period, predictor, threads and temperature.
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <ostream>
+#include <utility>
 
 #include "gtest/gtest.h"
 #include "tests/support/model_run.h"
@@ -14,6 +16,7 @@ using testing_support::RunOutput;
 using testing_support::TestFolder;
 
 constexpr uint64_t kMiB = 1 << 20;
+constexpr TokenId kTinyModelEnd{0};
 
 struct Variant {
   std::string name;
@@ -47,20 +50,39 @@ std::vector<Variant> Variants(uint64_t budget) {
   };
 }
 
-void ExpectAllEqual(const Config& base, const std::string& prompt, int32_t tokens, uint64_t budget) {
-  const absl::StatusOr<RunOutput> dense = RunModel(base, prompt, tokens);
+// Ids and probabilities, bit for bit.
+std::vector<std::pair<TokenId, float>> FlatLogprobs(const GenerationResult& result) {
+  std::vector<std::pair<TokenId, float>> flat;
+  for (const std::vector<TokenLogprob>& row : result.logprobs) {
+    for (const TokenLogprob& entry : row) flat.emplace_back(entry.token, entry.logprob);
+  }
+  return flat;
+}
+
+// dense_run: what all of them gave; may be null.
+void ExpectAllEqual(const Config& base, const std::string& prompt, const GenerationOptions& options, uint64_t budget,
+                    GenerationResult* dense_run = nullptr) {
+  const absl::StatusOr<RunOutput> dense = RunModel(base, prompt, options);
   ASSERT_TRUE(dense.ok()) << dense.status();
+  if (dense_run != nullptr) *dense_run = dense->result;
   EXPECT_EQ(dense->complement_bytes, 0U);
   for (const Variant& variant : Variants(budget)) {
     Config config = base;
     variant.change(&config);
-    const absl::StatusOr<RunOutput> output = RunModel(config, prompt, tokens);
+    const absl::StatusOr<RunOutput> output = RunModel(config, prompt, options);
     ASSERT_TRUE(output.ok()) << variant.name << ": " << output.status();
     EXPECT_EQ(output->result.tokens, dense->result.tokens) << variant.name << ", prompt: " << prompt;
+    EXPECT_EQ(FlatLogprobs(output->result), FlatLogprobs(dense->result)) << variant.name;
+    EXPECT_EQ(output->result.stop, dense->result.stop) << variant.name;
+    EXPECT_EQ(output->result.context_slides, dense->result.context_slides) << variant.name;
     if (config.budget.ram) {
       EXPECT_GT(output->complement_bytes, 0U) << variant.name;
     }
   }
+}
+
+GenerationOptions PastTheEnd(int32_t tokens, int32_t logprobs = 0) {
+  return {.max_tokens = tokens, .ignore_end = true, .logprobs = logprobs};
 }
 
 // A budget that holds attention, head and half of the FFN, from the planner's own figures.
@@ -92,30 +114,133 @@ TEST_P(TinyIdentityTest, EveryVariantGivesTheDenseTokens) {
   const uint64_t budget = BudgetForHalfTheFfn(config);
   for (double temperature : {0.0, 0.8}) {
     config.sampling.temperature = temperature;
-    ExpectAllEqual(config, "A tiny model says nothing of sense.", 24, budget);
+    ExpectAllEqual(config, "A tiny model says nothing of sense.", PastTheEnd(24), budget);
   }
 }
 
+// A tiny packed model for runs whose text depends on much: what was drafted, what was dropped, where it ended.
+class SamplingIdentityTest : public testing::Test {
+ protected:
+  SamplingIdentityTest() {
+    config_.model = testing_support::WriteTinyModel(folder_, QuantType::kQ4_0, false);
+    config_.corrector.mode = RunMode::kDense;
+    config_.threads = 2;
+    budget_ = BudgetForHalfTheFfn(config_);
+  }
+  void Penalize(int32_t window) {
+    config_.sampling.penalty_window = window;
+    config_.sampling.repeat_penalty = 1.3;
+    config_.sampling.presence_penalty = 0.1;
+    config_.sampling.frequency_penalty = 0.2;
+  }
+  void SlideAt(int32_t context, int32_t keep) {
+    config_.context = context;
+    config_.context_overflow = ContextOverflow::kSlide;
+    config_.context_keep = keep;
+  }
+
+  static constexpr char kPrompt[] = "A tiny model says nothing of sense.";
+  TestFolder folder_;
+  Config config_;
+  uint64_t budget_ = 0;
+};
+
 // Penalties look at drafted tokens too, and a sliding context slides at the same token however it was reached.
-TEST(SamplingIdentityTest, PenaltiesBiasAndASlidingContext) {
-  TestFolder folder;
-  Config config;
-  config.model = testing_support::WriteTinyModel(folder, QuantType::kQ4_0, false);
-  config.corrector.mode = RunMode::kDense;
-  config.threads = 2;
-  config.sampling.min_p = 0.02;
-  config.sampling.penalty_window = 16;
-  config.sampling.repeat_penalty = 1.3;
-  config.sampling.frequency_penalty = 0.2;
-  config.sampling.bias = {{TokenId{7}, 2.5F}, {TokenId{9}, -100}};
-  config.context_keep = 3;
-  const uint64_t budget = BudgetForHalfTheFfn(config);
-  config.context_overflow = ContextOverflow::kSlide;
-  for (double temperature : {0.0, 0.8}) {
-    for (int32_t context : {0, 48}) {
-      config.sampling.temperature = temperature;
-      config.context = context;
-      ExpectAllEqual(config, "A tiny model says nothing of sense.", 60, budget);
+TEST_F(SamplingIdentityTest, PenaltiesBiasAndASlidingContext) {
+  struct Case {
+    double temperature;
+    int32_t context;
+    int32_t penalty_window;  // below the period, beyond the context, all
+  };
+  config_.sampling.min_p = 0.02;
+  config_.sampling.bias = {{TokenId{7}, 2.5F}, {TokenId{9}, -std::numeric_limits<float>::infinity()}};
+  for (const Case& test : {Case{0, 0, 4}, {0.8, 0, -1}, {0, 48, 64}, {0.8, 48, 16}}) {
+    config_.sampling.temperature = test.temperature;
+    Penalize(test.penalty_window);
+    SlideAt(test.context, 3);
+    GenerationResult dense;
+    ExpectAllEqual(config_, kPrompt, PastTheEnd(60, 2), budget_, &dense);
+    EXPECT_EQ(std::count(dense.tokens.begin(), dense.tokens.end(), TokenId{9}), 0);
+    EXPECT_EQ(dense.context_slides > 0, test.context > 0);
+  }
+}
+
+TEST_F(SamplingIdentityTest, AFullContextStopsAtTheSameToken) {
+  config_.context = 48;  // no multiple of a cycle: the last one is cut short
+  GenerationResult dense;
+  ExpectAllEqual(config_, kPrompt, PastTheEnd(100), budget_, &dense);
+  EXPECT_EQ(dense.stop, StopReason::kContextFull);
+}
+
+TEST_F(SamplingIdentityTest, AnEndTokenStopsAtTheSameToken) {
+  config_.sampling.temperature = 0.8;
+  config_.sampling.bias = {{kTinyModelEnd, 3.0F}};
+  const GenerationOptions options = {.max_tokens = 200};
+  GenerationResult dense;
+  ExpectAllEqual(config_, kPrompt, options, budget_, &dense);
+  EXPECT_EQ(dense.stop, StopReason::kEndToken);
+  ASSERT_GT(dense.tokens.size(), 2U);
+  // As a draft that stands, with room for more after it.
+  config_.draft.predictor = "dense";
+  Strict(&config_, 2 * static_cast<int32_t>(dense.tokens.size()), false);
+  const RunOutput drafted = RunModel(config_, kPrompt, options).value();
+  EXPECT_EQ(drafted.result.tokens, dense.tokens);
+  EXPECT_EQ(drafted.result.full_passes, 1);
+}
+
+TEST_F(SamplingIdentityTest, EveryKindOfKeysAndValues) {
+  for (KvPrecision type : {KvPrecision::kF32, KvPrecision::kQ8_0}) {
+    config_.kv_type = type;
+    SlideAt(48, 0);
+    ExpectAllEqual(config_, kPrompt, PastTheEnd(40, 2), budget_);
+  }
+}
+
+// Drafts sample with the penalties that the full model is held to: else good drafts would be thrown away.
+TEST_F(SamplingIdentityTest, DraftsOfTheWholeModelStandUnderPenalties) {
+  Penalize(16);
+  config_.sampling.temperature = 0.8;
+  config_.sampling.min_p = 0.02;
+  config_.draft.predictor = "dense";
+  Strict(&config_, 8, false);
+  const RunOutput output = RunModel(config_, kPrompt, 33).value();
+  EXPECT_EQ(output.result.accepted_mean(), 8);  // 32 tokens after the first: 4 cycles of 8
+}
+
+// The second turn of a conversation, with what the KV cache holds of the first and without.
+TEST_F(SamplingIdentityTest, ATurnThatReusesTheCacheIsTheTurnFromScratch) {
+  Penalize(64);
+  config_.sampling.temperature = 0.8;
+  for (int32_t context : {160, 64}) {
+    SlideAt(context, 5);
+    std::vector<TokenId> expected;
+    const auto second_turn = [&](const Config& config, bool reuse) {
+      const auto opened = testing_support::OpenModel(config, context, config.corrector.period).value();
+      Generator generator(opened.engine.get());
+      std::vector<TokenId> text = opened.model->tokenizer().Encode("Say something.", {});
+      GenerationResult first, second;
+      CHECK(generator.Generate(text, PastTheEnd(context == 64 ? 60 : 30), &first).ok());
+      EXPECT_EQ(first.context_slides > 0, context == 64);
+      if (context != 64) text.insert(text.end(), first.tokens.begin(), first.tokens.end());
+      for (TokenId token : opened.model->tokenizer().Encode(" And then?", {})) text.push_back(token);
+      GenerationOptions options = PastTheEnd(30);
+      options.reuse_prefix = reuse;
+      if (reuse) {
+        CHECK(generator.Generate(text, options, &second).ok());
+        EXPECT_GE(second.reused_tokens, context == 64 ? 5 : 40);
+      } else {
+        const auto fresh = testing_support::OpenModel(config, context, config.corrector.period).value();
+        CHECK(Generator(fresh.engine.get()).Generate(text, options, &second).ok());
+        EXPECT_EQ(second.reused_tokens, 0);
+      }
+      return second.tokens;
+    };
+    expected = second_turn(config_, false);
+    EXPECT_EQ(second_turn(config_, true), expected) << "dense, context " << context;
+    for (const Variant& variant : Variants(budget_)) {
+      Config config = config_;
+      variant.change(&config);
+      EXPECT_EQ(second_turn(config, true), expected) << variant.name << ", context " << context;
     }
   }
 }
@@ -138,6 +263,32 @@ TEST(SlidingContextTest, GoesOnPastTheContextAndStopEndsThere) {
   EXPECT_GE(slid->result.context_slides, 4);
   // Before the first slide nothing differs.
   EXPECT_TRUE(std::equal(stopped->result.tokens.begin(), stopped->result.tokens.end(), slid->result.tokens.begin()));
+}
+
+TEST(SlidingContextTest, GoesOnAsAFreshRunOnTheTokensLeft) {
+  constexpr int32_t kContext = 40, kKeep = 5;
+  TestFolder folder;
+  Config config;
+  config.model = testing_support::WriteTinyModel(folder, QuantType::kQ4_0, true);
+  config.corrector.mode = RunMode::kDense;
+  config.context_overflow = ContextOverflow::kSlide;
+  config.context_keep = kKeep;
+  const auto generate = [&](const std::vector<TokenId>& prompt, int32_t tokens) {
+    const auto opened = testing_support::OpenModel(config, kContext, 1).value();
+    GenerationResult result;
+    CHECK(Generator(opened.engine.get()).Generate(prompt, PastTheEnd(tokens), &result).ok());
+    return result.tokens;
+  };
+  std::vector<TokenId> prompt;
+  for (int32_t i = 0; i < 16; ++i) prompt.push_back(TokenId{100 + i});
+  std::vector<TokenId> text = generate(prompt, 80);
+  text.insert(text.begin(), prompt.begin(), prompt.end());
+
+  // 40 tokens are held: 5 stay, 18 of the other 35 go, and the 41st is the one to go on with.
+  std::vector<TokenId> left(text.begin(), text.begin() + kKeep);
+  left.insert(left.end(), text.begin() + kKeep + 18, text.begin() + kContext + 1);
+  const std::vector<TokenId> rest(text.begin() + kContext + 1, text.end());
+  EXPECT_EQ(generate(left, static_cast<int32_t>(rest.size())), rest);
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, TinyIdentityTest,
@@ -165,7 +316,30 @@ TEST_P(RealIdentityTest, StrictTextIsTheDenseText) {
   config.threads = 2;
   for (double temperature : {0.0, 0.8}) {
     config.sampling.temperature = temperature;
-    ExpectAllEqual(config, "The three largest rivers of Europe are", 24, GetParam().budget);
+    ExpectAllEqual(config, "The three largest rivers of Europe are", PastTheEnd(24), GetParam().budget);
+  }
+}
+
+TEST_P(RealIdentityTest, StrictTextIsTheDenseTextUnderPenaltiesInASlidingContext) {
+  if (GetParam().path.empty()) GTEST_SKIP() << GetParam().skip_reason;
+  TestFolder folder;
+  Config config;
+  config.model = folder.Path("packed.dog.gguf");
+  ASSERT_TRUE(PackModel(GetParam().path, config.model, {}).ok());
+  config.corrector.mode = RunMode::kDense;
+  config.threads = 2;
+  config.context = 24;
+  config.context_overflow = ContextOverflow::kSlide;
+  config.context_keep = 1;
+  config.sampling.min_p = 0.05;
+  config.sampling.repeat_penalty = 1.15;
+  config.sampling.presence_penalty = 0.3;
+  config.sampling.bias = {{TokenId{198}, -2.0F}};
+  for (double temperature : {0.0, 0.8}) {
+    config.sampling.temperature = temperature;
+    GenerationResult dense;
+    ExpectAllEqual(config, "The three largest rivers of Europe are", PastTheEnd(32, 2), GetParam().budget, &dense);
+    EXPECT_GE(dense.context_slides, 1);
   }
 }
 

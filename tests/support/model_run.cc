@@ -51,18 +51,20 @@ absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slot
   return opened;
 }
 
-absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, int32_t tokens) {
-  const int32_t slots = config.context > 0 ? config.context : static_cast<int32_t>(prompt.size()) + tokens + 8;
-  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(config, slots, config.corrector.period));
-  GenerationOptions options;
-  options.max_tokens = tokens;
-  options.ignore_end = true;
+absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, const GenerationOptions& options) {
+  const int32_t needed = static_cast<int32_t>(prompt.size()) + options.max_tokens + 8;
+  ASSIGN_OR_RETURN(const OpenedModel opened,
+                   OpenModel(config, config.context > 0 ? config.context : needed, config.corrector.period));
   RunOutput output;
   const std::vector<TokenId> ids = opened.model->tokenizer().Encode(prompt, {});
   RETURN_IF_ERROR(Generator(opened.engine.get()).Generate(ids, options, &output.result));
   output.text = opened.model->tokenizer().Decode(output.result.tokens, true);
   output.complement_bytes = opened.engine->placement().complement_bytes;
   return output;
+}
+
+absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, int32_t tokens) {
+  return RunModel(config, prompt, GenerationOptions{.max_tokens = tokens, .ignore_end = true});
 }
 
 }  // namespace dogstar::testing_support

@@ -47,6 +47,8 @@ struct RunOutput {
   uint64_t complement_bytes = 0;
 };
 // Generates from a prompt with `config` (config.model is run as it is when packed or dense).
+absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, const GenerationOptions& options);
+// The same for so many tokens, past any end token.
 absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, int32_t tokens);
 
 }  // namespace dogstar::testing_support
