@@ -357,15 +357,9 @@ absl::Status Generator::CompareDrafts(std::span<const TokenId> tokens, int32_t p
 }
 
 absl::StatusOr<std::vector<float>> Generator::LogitsAfter(std::span<const TokenId> tokens) {
-  const SequenceId sequence{0};
-  engine_->kv().Truncate(sequence, 0);
-  const size_t piece = static_cast<size_t>(engine_->forward().limits().batch_rows);
-  for (size_t done = 0; done < tokens.size(); done += piece) {
-    const size_t rows = std::min(piece, tokens.size() - done);
-    ASSIGN_OR_RETURN(const Batch batch,
-                     MakeChain(sequence, tokens.subspan(done, rows), done + rows == tokens.size() ? 1 : 0));
-    RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
-  }
+  engine_->kv().Truncate(SequenceId{0}, 0);
+  held_.clear();
+  RETURN_IF_ERROR(Process(tokens, true, nullptr, [](int32_t) { return true; }));
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
   return logits_;
 }

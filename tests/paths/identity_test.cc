@@ -245,6 +245,21 @@ TEST_F(SamplingIdentityTest, ATurnThatReusesTheCacheIsTheTurnFromScratch) {
   }
 }
 
+// Logits of one text in between leave nothing behind that the next turn takes for its own.
+TEST_F(SamplingIdentityTest, LogitsOfAnotherTextAreNoTurnOfTheConversation) {
+  const auto opened = testing_support::OpenModel(config_, 64, 1).value();
+  const Tokenizer& tokenizer = opened.model->tokenizer();
+  const std::vector<TokenId> prompt = tokenizer.Encode(kPrompt, {});
+  Generator generator(opened.engine.get());
+  GenerationOptions options = PastTheEnd(8);
+  GenerationResult first, again;
+  ASSERT_TRUE(generator.Generate(prompt, options, &first).ok());
+  ASSERT_TRUE(generator.LogitsAfter(tokenizer.Encode("something else, and longer than the prompt was", {})).ok());
+  options.reuse_prefix = true;
+  ASSERT_TRUE(generator.Generate(prompt, options, &again).ok());
+  EXPECT_EQ(again.tokens, first.tokens);
+}
+
 TEST(SlidingContextTest, GoesOnPastTheContextAndStopEndsThere) {
   TestFolder folder;
   Config config;
