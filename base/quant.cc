@@ -8,6 +8,7 @@
 
 #include "base/quant_codes.h"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 
 namespace dogstar {
 namespace {
@@ -65,14 +66,20 @@ const QuantTraits& TraitsOf(QuantType type) {
   return *traits;
 }
 
-absl::StatusOr<QuantType> ParseQuantType(std::string_view name) {
-  std::string runnable;
+std::vector<std::string> RunnableQuantTypes() {
+  std::vector<std::string> names;
   for (const QuantTraits& traits : kTraits) {
-    if (!traits.runnable) continue;
-    if (traits.name == name) return static_cast<QuantType>(traits.gguf_type);
-    runnable += fmt::format("{}{}", runnable.empty() ? "" : ", ", traits.name);
+    if (traits.runnable) names.emplace_back(traits.name);
   }
-  return absl::InvalidArgumentError(fmt::format("weight type \"{}\" is none of {}", name, runnable));
+  return names;
+}
+
+absl::StatusOr<QuantType> ParseQuantType(std::string_view name) {
+  for (const QuantTraits& traits : kTraits) {
+    if (traits.runnable && traits.name == name) return static_cast<QuantType>(traits.gguf_type);
+  }
+  return absl::InvalidArgumentError(
+      fmt::format("weight type \"{}\" is none of {}", name, fmt::join(RunnableQuantTypes(), ", ")));
 }
 
 uint64_t RowBytes(QuantType type, int64_t cols) {

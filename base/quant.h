@@ -9,7 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 
@@ -47,6 +49,9 @@ const QuantTraits* FindQuantTraits(uint32_t gguf_type);
 const QuantTraits& TraitsOf(QuantType type);
 // "Q4_0" -> kQ4_0; InvalidArgument naming the types that run.
 absl::StatusOr<QuantType> ParseQuantType(std::string_view name);
+
+// "F32", "F16", ...
+std::vector<std::string> RunnableQuantTypes();
 
 // REQUIRES: cols is a multiple of the type's block_weights.
 uint64_t RowBytes(QuantType type, int64_t cols);

@@ -127,23 +127,9 @@ class Bench {
 
  private:
   void MeasurePeaks() {
-    ThreadPool pool(options_.threads);
-    AlignedBuffer memory = *AlignedBuffer::Create(options_.small ? 8 << 20 : 1 << 30);
-    std::memset(memory.data(), 1, memory.size());
-    // In turn, so that no part is still in a cache when it is read again.
-    const int64_t part_bytes = static_cast<int64_t>(memory.size()) / 8;
-    int64_t at = 0;
-    const double read_seconds = BestSeconds(options_, [&] {
-      pool.Run([&](int thread) {
-        const Range part = PartOf(part_bytes, 4096, thread, pool.size());
-        SumBytes(memory.data() + at + part.begin, part.end - part.begin);
-      });
-      at = (at + part_bytes) % static_cast<int64_t>(memory.size());
-    });
-    read_gb_s_ = static_cast<double>(part_bytes) * 1e-9 / read_seconds;
-    constexpr int64_t kProducts = 1 << 20;
-    const double product_seconds = BestSeconds(options_, [&] { pool.Run([&](int) { Int8Products(kProducts); }); });
-    peak_per_ns_ = static_cast<double>(Int8ProductsDone(kProducts)) * pool.size() * 1e-9 / product_seconds;
+    const MachinePeaks peaks = MeasureMachinePeaks(options_.threads, options_.small);
+    read_gb_s_ = peaks.read_gb_s;
+    peak_per_ns_ = peaks.int8_products_per_ns;
     fmt::print("reading memory {:.1f} GB/s; int8 products {:.0f} per ns\n", read_gb_s_, peak_per_ns_);
   }
 

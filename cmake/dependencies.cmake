@@ -33,3 +33,6 @@ dogstar_static_module(uring liburing)
 dogstar_static_module(pcre2 libpcre2-8)
 dogstar_static_module(xxhash libxxhash)
 dogstar_static_module(yaml yaml-cpp)
+
+# The line editor of `dogstar chat`; a shared library, because it needs the terminal database of the system.
+pkg_check_modules(EDIT REQUIRED IMPORTED_TARGET libedit)

@@ -30,17 +30,20 @@ inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMa
                          TileZ* out) {
   const TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
   TileZ up;
+  // Panels without a used row, which may not exist, are not read.
+  const bool has_first = (block.used & 0xffff) != 0, has_second = (block.used >> 16) != 0;
+  const int first = has_first ? 0 : 1, count = (has_first ? 1 : 0) + (has_second ? 1 : 0);
+  task.gate_product(block.gate + first * task.gate_panel_bytes, task.gate_panel_bytes, count, task.dim, x, rows,
+                    out->z[0] + 16 * first, kBlockRows);
+  task.up_product(block.up + first * task.up_panel_bytes, task.up_panel_bytes, count, task.dim, x, rows,
+                  up.z[0] + 16 * first, kBlockRows);
   for (int p = 0; p < 2; ++p) {
-    if ((block.used >> (16 * p) & 0xffff) == 0) {  // also where the panel does not exist
-      for (int r = 0; r < rows; ++r) Store(Splat(0.0f), out->z[r] + 16 * p);
-      continue;
-    }
-    task.gate_product(block.gate + p * task.gate_panel_bytes, task.gate_panel_bytes, 1, task.dim, x, rows,
-                      out->z[0] + 16 * p, kBlockRows);
-    task.up_product(block.up + p * task.up_panel_bytes, task.up_panel_bytes, 1, task.dim, x, rows, up.z[0] + 16 * p,
-                    kBlockRows);
     const Vec16i keep = LoadBytes(mask.lanes + 16 * p);
     for (int r = 0; r < rows; ++r) {
+      if (p < first || p >= first + count) {
+        Store(Splat(0.0f), out->z[r] + 16 * p);
+        continue;
+      }
       const Vec16f z = Activate(task.activation, Load(out->z[r] + 16 * p)) * Load(up.z[r] + 16 * p);
       Store(And(z, keep), out->z[r] + 16 * p);
     }

@@ -30,6 +30,7 @@ struct TileView {
   const int32_t* outliers = nullptr;       // 32 * (the outlier's code) + its column; undefined without an outlier
   const uint8_t* outlier_rows = nullptr;   // of block b at b: bit r: row r has an outlier
   int32_t stride = 0;
+  bool fetches = true;  // the first tile to read these weights: asks for those that come next
 };
 
 // Activation rows as the kernels write them; null where the mode has no use for it.

@@ -8,8 +8,9 @@ namespace dogstar::DOGSTAR_ISA {
 namespace {
 
 // Blocks of 4-bit codes that are asked for ahead, into the L2 cache: 8 KiB. kernel_bench on a Zen 4 core, 1 row of
-// Q4_0 at 14336x4096: 20 GB/s without, 25 with 32 or 128 blocks, 22 when asked into L1. Q8_0 loses by it (26 to 22
-// GB/s): its one stream is what the processor's own prefetcher expects.
+// Q4_0 at 14336x4096: 20 GB/s without, 25 with 32 or 128 blocks, 22 when asked into L1. One row of Q8_0 loses by it (26
+// to 22 GB/s, on Zen 5 36 to 26): its one stream is what the processor's own prefetcher expects, unless panels are
+// short (a head of 640 columns: 86 to 96 tokens/s of Gemma 3 270M).
 constexpr int64_t kPrefetchBlocks = 32;
 
 DOGSTAR_INLINE void Prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
@@ -218,68 +219,114 @@ DOGSTAR_INLINE uint32_t OutliersOfHalf(const int32_t* outliers, uint32_t rows, i
   return kept;
 }
 
-// sums += what one scale group of a block gives; kPart: which of the block's groups.
-template <typename Format, int kRows, int kPart>
-DOGSTAR_INLINE void Int8Group(const uint8_t* codes, const uint8_t* scale_table, const TileView& x, int64_t block,
-                              int first, Vec16f* sums) {
+// Adds quads [kBegin, kEnd) of a block of kPanels panels, panel_bytes apart; dots[p * kRows + r]. What is loaded of x
+// serves all panels: with one panel, loads are what limits the products (two a cycle, one for each product).
+template <typename Format, int kBegin, int kEnd, int kRows, int kPanels>
+DOGSTAR_INLINE void AddPanelQuads(const uint8_t* codes, uint64_t panel_bytes, const int8_t* x,
+                                  typename Format::Dot* dots) {
+  if constexpr (kPanels == 1) {
+    AddQuads<Format, kBegin, kEnd, kRows>(codes, x, dots);
+  } else {
+    Unroll<kBegin, kEnd>([&]<int k>() __attribute__((always_inline)) {
+      Vec16i quads[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        quads[p] = LoadQuad<Format, k>(codes + p * panel_bytes);
+        if constexpr (Format::kSigned) quads[p] = ByteDot::Prepare(quads[p]);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vec16i four = Format::Dot::SplatFour(x + 32 * r + 4 * k);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) dots[p * kRows + r].AddSplat(quads[p], four);
+      }
+    });
+  }
+}
+
+// sums[p * kRows + r] += what one scale group of a block gives; kPart: which of the block's groups.
+template <typename Format, int kRows, int kPart, int kPanels>
+DOGSTAR_INLINE void Int8Group(const uint8_t* codes, const uint8_t* scale_table, uint64_t panel_bytes, const TileView& x,
+                              int64_t block, int first, Vec16f* sums) {
   constexpr int kParts = 32 / Format::kGroup;
   const int64_t at = block * x.stride + first;
-  typename Format::Dot dots[kRows];
+  typename Format::Dot dots[kPanels * kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     const int32_t low = kParts == 1 ? 0 : x.low_code_sums[at + r];
     const int32_t sum = kParts == 1 ? x.code_sums[at + r] : kPart == 0 ? low : x.code_sums[at + r] - low;
-    dots[r] = typename Format::Dot(Format::Start(sum));
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) dots[p * kRows + r] = typename Format::Dot(Format::Start(sum));
   }
-  AddQuads<Format, 8 / kParts * kPart, 8 / kParts*(kPart + 1), kRows>(codes, x.codes + at * 32, dots);
-  Vec16i exact[kRows];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) exact[r] = dots[r].Sum();
+  AddPanelQuads<Format, 8 / kParts * kPart, 8 / kParts*(kPart + 1), kRows, kPanels>(codes, panel_bytes,
+                                                                                    x.codes + at * 32, dots);
   uint32_t outlier_rows = uint32_t{x.outlier_rows[block]} >> first;
   if constexpr (kParts == 2) outlier_rows = OutliersOfHalf<kRows>(x.outliers + at, outlier_rows, kPart);
-  AddOutliers<Format, kRows>(codes, x.outliers + at, outlier_rows, exact);
-  const GroupScales scales = LoadGroupScales<Format>(scale_table, block * kParts + kPart, 16, 0);
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    Vec16i exact[kRows];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) sums[r] = Fma(scales.d * Splat(x.scales[at + r]), ToFloat(exact[r]), sums[r]);
-  if constexpr (Format::kMinimum) {
+    for (int r = 0; r < kRows; ++r) exact[r] = dots[p * kRows + r].Sum();
+    AddOutliers<Format, kRows>(codes + p * panel_bytes, x.outliers + at, outlier_rows, exact);
+    const GroupScales scales = LoadGroupScales<Format>(scale_table + p * panel_bytes, block * kParts + kPart, 16, 0);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const float sum = kParts == 1 ? x.sums[at + r] : x.half_sums[2 * (at + r) + kPart];
-      sums[r] = Fma(scales.m, Splat(sum), sums[r]);
+      sums[p * kRows + r] = Fma(scales.d * Splat(x.scales[at + r]), ToFloat(exact[r]), sums[p * kRows + r]);
+    }
+    if constexpr (Format::kMinimum) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const float sum = kParts == 1 ? x.sums[at + r] : x.half_sums[2 * (at + r) + kPart];
+        sums[p * kRows + r] = Fma(scales.m, Splat(sum), sums[p * kRows + r]);
+      }
     }
   }
 }
 
-// Asks for the block that is read kPrefetchBlocks later; past the panel's end that is the start of the next one.
-template <typename Format>
-DOGSTAR_INLINE void PrefetchBlock(const uint8_t* codes, const uint8_t* scale_table, int64_t block, int64_t blocks) {
+// Asks for the block of one of kPanels panels that is read kPrefetchBlocks later; past the panel's end that is the
+// start of the one kPanels further.
+template <typename Format, int kPanels>
+DOGSTAR_INLINE void PrefetchBlock(const uint8_t* codes, const uint8_t* scale_table, uint64_t panel_bytes, int64_t block,
+                                  int64_t blocks) {
   constexpr int64_t kCodeBytes = 64 * Format::kCodeVectors;
   constexpr int64_t kScaleBytes = Format::kTableBytes * 16 / (Format::kSuperBlocks ? 8 : 1);
-  const bool next_panel = block + kPrefetchBlocks >= blocks;
-  const uint8_t* codes_ahead = codes + kPrefetchBlocks * kCodeBytes + (next_panel ? blocks * kScaleBytes : 0);
+  const bool next = block + kPrefetchBlocks >= blocks;
+  const int64_t skipped = next ? static_cast<int64_t>(panel_bytes) * (kPanels - 1) : 0;
+  const uint8_t* codes_ahead = codes + kPrefetchBlocks * kCodeBytes + (next ? blocks * kScaleBytes : 0) + skipped;
   const uint8_t* scales_ahead =
-      scale_table + (block + kPrefetchBlocks) * kScaleBytes + (next_panel ? blocks * kCodeBytes : 0);
+      scale_table + (block + kPrefetchBlocks) * kScaleBytes + (next ? blocks * kCodeBytes : 0) + skipped;
 #pragma GCC unroll 8
   for (int v = 0; v < Format::kCodeVectors; ++v) Prefetch(codes_ahead + 64 * v);
   Prefetch(scales_ahead);
 }
 
-template <typename Format, int kRows>
-void Int8Panel(const uint8_t* panel, int32_t cols, const TileView& x, int first, float* out, int64_t out_stride) {
+template <typename Format, int kRows, int kPanels, bool kFetch>
+void Int8Panels(const uint8_t* panel, uint64_t panel_bytes, int32_t cols, const TileView& x, int first, float* out,
+                int64_t out_stride) {
   const int64_t blocks = cols / 32;
   constexpr int64_t kBlockBytes = 64 * Format::kCodeVectors;
   const uint8_t* codes = panel;
   const uint8_t* scale_table = panel + blocks * kBlockBytes;
-  Vec16f sums[kRows];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) sums[r] = Splat(0.0f);
+  Vec16f sums[kPanels * kRows];
+#pragma GCC unroll 16
+  for (int i = 0; i < kPanels * kRows; ++i) sums[i] = Splat(0.0f);
   for (int64_t b = 0; b < blocks; ++b, codes += kBlockBytes) {
-    if constexpr (Format::kLowBits < 8) PrefetchBlock<Format>(codes, scale_table, b, blocks);
-    Int8Group<Format, kRows, 0>(codes, scale_table, x, b, first, sums);
-    if constexpr (Format::kGroup == 16) Int8Group<Format, kRows, 1>(codes, scale_table, x, b, first, sums);
+    if (kFetch && (kPanels == 1 || (first == 0 && x.fetches))) {  // later rows find a pair of panels in the cache
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        PrefetchBlock<Format, kPanels>(codes + p * panel_bytes, scale_table + p * panel_bytes, panel_bytes, b, blocks);
+      }
+    }
+    Int8Group<Format, kRows, 0, kPanels>(codes, scale_table, panel_bytes, x, b, first, sums);
+    if constexpr (Format::kGroup == 16) {
+      Int8Group<Format, kRows, 1, kPanels>(codes, scale_table, panel_bytes, x, b, first, sums);
+    }
   }
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) Store(sums[r], out + (first + r) * out_stride);
+    for (int r = 0; r < kRows; ++r) Store(sums[p * kRows + r], out + (first + r) * out_stride + 16 * p);
+  }
 }
 
 // Calls work.template operator()<kRows>(first) for groups of 8, 4, 2, 1 rows, at most kMost together.
@@ -298,13 +345,29 @@ DOGSTAR_INLINE void ForRowGroups(int rows, const Work& work) {
   for (; rows - first >= 1; first += 1) work.template operator()<1>(first);
 }
 
+// Pairs of panels where that leaves registers for four rows, else single panels and as many rows as fit.
 template <typename Format>
 void Int8Product(const std::byte* panels, uint64_t panel_bytes, int64_t panel_count, int32_t cols, const TileView& x,
                  int rows, float* out, int64_t out_stride) {
-  for (int64_t p = 0; p < panel_count; ++p) {
+  int64_t p = 0;
+  if constexpr (kPanelsInFlight == 2) {
+    for (; rows >= 4 && p + 2 <= panel_count; p += 2) {
+      const uint8_t* pair = Bytes(panels) + p * panel_bytes;
+      ForRowGroups<4>(rows, [&]<int kRows>(int first) {
+        Int8Panels<Format, kRows, 2, true>(pair, panel_bytes, cols, x, first, out + 16 * p, out_stride);
+      });
+    }
+  }
+  const bool fetch = Format::kLowBits < 8 || cols / 32 < kPrefetchBlocks;
+  for (; p < panel_count; ++p) {
     const uint8_t* panel = Bytes(panels) + p * panel_bytes;
-    ForRowGroups<kRowsInFlight>(
-        rows, [&]<int kRows>(int first) { Int8Panel<Format, kRows>(panel, cols, x, first, out + 16 * p, out_stride); });
+    ForRowGroups<kRowsInFlight>(rows, [&]<int kRows>(int first) {
+      if constexpr (Format::kLowBits == 8) {
+        if (!fetch)
+          return Int8Panels<Format, kRows, 1, false>(panel, panel_bytes, cols, x, first, out + 16 * p, out_stride);
+      }
+      Int8Panels<Format, kRows, 1, true>(panel, panel_bytes, cols, x, first, out + 16 * p, out_stride);
+    });
   }
 }
 
@@ -436,8 +499,9 @@ DOGSTAR_INLINE TileView ViewOf(const ActivationBuffers& x, int32_t x_rows, int32
 }
 
 // A tile times panels [begin, end); the last panel of the matrix may have fewer than 16 rows.
-inline void MatMulTile(const MatMulTask& task, int32_t tile, int64_t begin, int64_t end) {
-  const TileView x = ViewOf(task.x, task.x_rows, task.cols, tile);
+inline void MatMulTile(const MatMulTask& task, int32_t tile, bool fetches, int64_t begin, int64_t end) {
+  TileView x = ViewOf(task.x, task.x_rows, task.cols, tile);
+  x.fetches = fetches;
   const int rows = TileRowCount(task.rows, tile);
   float* out = task.out + int64_t{tile} * kTileRows * task.out_stride;
   const int64_t whole = task.w_rows / 16;
@@ -457,13 +521,14 @@ constexpr int64_t kTileBytesTogether = 512 << 10;
 
 inline void MatMul(const MatMulTask& task, int64_t begin, int64_t end) {
   const int32_t tiles = (task.rows + kTileRows - 1) / kTileRows;
-  if (tiles == 1) return MatMulTile(task, 0, begin, end);
+  if (tiles == 1) return MatMulTile(task, 0, true, begin, end);
   const int64_t fit = kTileBytesTogether / (int64_t{kTileRows} * task.cols);
   const int32_t together = fit < 1 ? 1 : static_cast<int32_t>(fit);
   for (int32_t first = 0; first < tiles; first += together) {
-    for (int64_t panel = begin; panel < end; ++panel) {
+    for (int64_t panel = begin; panel < end; panel += kPanelsInFlight) {
+      const int64_t panel_end = panel + kPanelsInFlight < end ? panel + kPanelsInFlight : end;
       for (int32_t tile = first; tile < tiles && tile < first + together; ++tile) {
-        MatMulTile(task, tile, panel, panel + 1);
+        MatMulTile(task, tile, tile == first, panel, panel_end);
       }
     }
   }

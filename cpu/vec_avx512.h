@@ -22,7 +22,8 @@ struct Vec16i {
   __m512i v;
 };
 
-constexpr int kRowsInFlight = 8;  // activation rows per pass: 8 float + 8 integer sums of 32 registers
+constexpr int kPanelsInFlight = 2;  // with four rows: 8 float + 8 integer sums as well
+constexpr int kRowsInFlight = 8;    // activation rows per pass: 8 float + 8 integer sums of 32 registers
 
 [[gnu::always_inline]] inline Vec16f Splat(float x) { return {_mm512_set1_ps(x)}; }
 [[gnu::always_inline]] inline Vec16i SplatInt(int32_t x) { return {_mm512_set1_epi32(x)}; }
@@ -173,6 +174,9 @@ class NibbleDot {  // unsigned codes 0..15
   [[gnu::always_inline]] void Add(Vec16i codes, const int8_t* x) {
     sum_ = _mm512_dpbusd_epi32(sum_, codes.v, BroadcastFour(x));
   }
+  // Add, with what was loaded of x once for several products.
+  [[gnu::always_inline]] static Vec16i SplatFour(const int8_t* x) { return {BroadcastFour(x)}; }
+  [[gnu::always_inline]] void AddSplat(Vec16i codes, Vec16i four) { sum_ = _mm512_dpbusd_epi32(sum_, codes.v, four.v); }
   [[gnu::always_inline]] Vec16i Sum() const { return {sum_}; }
 
  private:
@@ -188,6 +192,10 @@ class ByteDot {  // signed codes, made unsigned by adding 128; start: -128 * (su
   [[gnu::always_inline]] explicit ByteDot(int32_t start) : sum_(_mm512_set1_epi32(start)) {}
   [[gnu::always_inline]] void Add(Vec16i prepared, const int8_t* x) {
     sum_ = _mm512_dpbusd_epi32(sum_, prepared.v, BroadcastFour(x));
+  }
+  [[gnu::always_inline]] static Vec16i SplatFour(const int8_t* x) { return {BroadcastFour(x)}; }
+  [[gnu::always_inline]] void AddSplat(Vec16i prepared, Vec16i four) {
+    sum_ = _mm512_dpbusd_epi32(sum_, prepared.v, four.v);
   }
   [[gnu::always_inline]] Vec16i Sum() const { return {sum_}; }
 

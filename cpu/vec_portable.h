@@ -16,6 +16,7 @@ struct Vec16i {
   int32_t v[16];
 };
 
+constexpr int kPanelsInFlight = 1;
 constexpr int kRowsInFlight = 1;
 
 template <typename Function>

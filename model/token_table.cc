@@ -51,7 +51,7 @@ SpecialTokens::SpecialTokens(const TokenTable* table) : table_(table) {
 }
 
 std::optional<SpecialTokens::Match> SpecialTokens::LongestAt(std::string_view text, size_t start,
-                                                             bool with_control) const {
+                                                             ControlCounts control_counts) const {
   std::optional<Match> longest;
   auto first = sorted_.begin();
   auto last = sorted_.end();
@@ -65,7 +65,7 @@ std::optional<SpecialTokens::Match> SpecialTokens::LongestAt(std::string_view te
     first = std::lower_bound(first, last, wanted, [&](TokenId token, int byte) { return byte_at(token) < byte; });
     last = std::upper_bound(first, last, wanted, [&](int byte, TokenId token) { return byte < byte_at(token); });
     for (auto token = first; token != last && table_->BytesOf(*token).size() == depth + 1; ++token) {
-      if (with_control || table_->KindOf(*token) == TokenKind::kUserDefined) {
+      if (table_->KindOf(*token) == TokenKind::kUserDefined || control_counts(start, depth + 1)) {
         longest = Match{.token = *token, .start = start, .bytes = depth + 1};
       }
     }
@@ -73,10 +73,11 @@ std::optional<SpecialTokens::Match> SpecialTokens::LongestAt(std::string_view te
   return longest;
 }
 
-std::optional<SpecialTokens::Match> SpecialTokens::Find(std::string_view text, size_t from, bool with_control) const {
+std::optional<SpecialTokens::Match> SpecialTokens::Find(std::string_view text, size_t from,
+                                                        ControlCounts control_counts) const {
   if (sorted_.empty()) return std::nullopt;
   for (size_t start = from; start < text.size(); ++start) {
-    if (const std::optional<Match> match = LongestAt(text, start, with_control)) return match;
+    if (const std::optional<Match> match = LongestAt(text, start, control_counts)) return match;
   }
   return std::nullopt;
 }

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/types.h"
 
 namespace dogstar {
@@ -46,13 +47,14 @@ class SpecialTokens {
     size_t start;
     size_t bytes;
   };
-  // The first place from `from` on where a token stands, and the longest token there. Control tokens count only when
-  // `with_control`.
-  std::optional<Match> Find(std::string_view text, size_t from, bool with_control) const;
+  // The first place from `from` on where a token stands, and the longest token there. Control tokens count only where
+  // control_counts(start, bytes) says so.
+  using ControlCounts = absl::FunctionRef<bool(size_t start, size_t bytes)>;
+  std::optional<Match> Find(std::string_view text, size_t from, ControlCounts control_counts) const;
   uint64_t memory_bytes() const { return sorted_.capacity() * sizeof(TokenId); }
 
  private:
-  std::optional<Match> LongestAt(std::string_view text, size_t start, bool with_control) const;
+  std::optional<Match> LongestAt(std::string_view text, size_t start, ControlCounts control_counts) const;
 
   const TokenTable* table_ = nullptr;
   std::vector<TokenId> sorted_;  // by bytes

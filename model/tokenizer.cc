@@ -169,7 +169,13 @@ std::vector<TokenId> Tokenizer::Encode(std::string_view text, const EncodeOption
   };
   size_t done = 0;
   bool at_start = options.at_start;
-  while (const auto match = state_->specials.Find(text, done, options.parse_special)) {
+  const auto control_counts = [&](size_t start, size_t bytes) {
+    return options.parse_special &&
+           std::none_of(options.plain.begin(), options.plain.end(), [&](const TextRange& range) {
+             return start < range.start + range.bytes && range.start < start + bytes;
+           });
+  };
+  while (const auto match = state_->specials.Find(text, done, control_counts)) {
     encode(text.substr(done, match->start - done), at_start);
     tokens.push_back(match->token);
     done = match->start + match->bytes;

@@ -18,10 +18,15 @@
 
 namespace dogstar {
 
+struct TextRange {
+  size_t start = 0, bytes = 0;
+};
+
 struct EncodeOptions {
-  bool add_bos = true;         // add BOS if the model asks for it (tokenizer.ggml.add_bos_token)
-  bool parse_special = false;  // text that looks like a special token becomes that token
-  bool at_start = true;        // the text starts a text or follows a special token: SentencePiece may put a space first
+  bool add_bos = true;               // add BOS if the model asks for it (tokenizer.ggml.add_bos_token)
+  bool parse_special = false;        // text that looks like a special token becomes that token
+  std::span<const TextRange> plain;  // with parse_special: control tokens are not looked for where these lie
+  bool at_start = true;  // the text starts a text or follows a special token: SentencePiece may put a space first
 };
 
 class Tokenizer {

@@ -11,6 +11,8 @@
 namespace dogstar {
 namespace {
 
+constexpr SequenceId kSequence{0};  // a generator has one text at a time
+
 double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // softmax(logits)[token], without the terms that cannot change three digits: it is asked for every draft.
@@ -78,7 +80,10 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
 
   RETURN_IF_ERROR(Prefill(prompt, &run));
   while (!run.done) {
-    if (engine_->kv().free_slots() == 0) RETURN_IF_ERROR(Slide(&run));
+    if (engine_->kv().free_slots() == 0) {
+      RETURN_IF_ERROR(Slide(&run));
+      if (run.done) break;
+    }
     switch (mode) {
       case RunMode::kSparse:
         RETURN_IF_ERROR(SparseStep(&run));
@@ -111,7 +116,7 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   PromptHarvest harvest(&predictor, engine_->overlay());
   predictor.BeginPrompt();
   held_.resize(ReusablePrefix(prompt, run->options));
-  engine_->kv().Truncate(run->options.sequence, static_cast<int32_t>(held_.size()));
+  engine_->kv().Truncate(kSequence, static_cast<int32_t>(held_.size()));
   const int32_t reused = static_cast<int32_t>(held_.size());
   const auto go_on = [&](int32_t done) {
     harvest.BeginPiece();
@@ -134,7 +139,7 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   run->result->reused_tokens = reused;
   run->result->prompt_seconds = Now() - start;
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
-  run->root = sampler_.Choose(logits_, {run->text, {}}, run->options.sequence, TokenPos{total});
+  run->root = sampler_.Choose(logits_, {run->text, {}}, kSequence, TokenPos{total});
   return Emit(run, run->root, 0);
 }
 
@@ -145,7 +150,7 @@ absl::Status Generator::Process(std::span<const TokenId> tokens, bool with_logit
     const std::span<const TokenId> rows = tokens.subspan(done, std::min(piece, tokens.size() - done));
     done += rows.size();
     const bool last = done == tokens.size();
-    ASSIGN_OR_RETURN(const Batch batch, MakeChain(SequenceId{0}, rows, with_logits && last ? 1 : 0));
+    ASSIGN_OR_RETURN(const Batch batch, MakeChain(kSequence, rows, with_logits && last ? 1 : 0));
     RETURN_IF_ERROR(engine_->forward().Full(batch, observer));
     held_.insert(held_.end(), rows.begin(), rows.end());
     if (last) go_on(static_cast<int32_t>(done));
@@ -167,9 +172,14 @@ absl::Status Generator::Slide(Run* run) {
   const size_t dropped = (full.size() - keep + 1) / 2;
   std::vector<TokenId> left(full.begin(), full.begin() + static_cast<ptrdiff_t>(keep));
   left.insert(left.end(), full.begin() + static_cast<ptrdiff_t>(keep + dropped), full.end());
-  engine_->kv().Truncate(run->options.sequence, 0);
+  engine_->kv().Truncate(kSequence, 0);
   ++run->result->context_slides;
-  return Process(left, false, nullptr, [](int32_t) { return true; });
+  const auto go_on = [&](int32_t) { return run->options.interrupted == nullptr || !*run->options.interrupted; };
+  RETURN_IF_ERROR(Process(left, false, nullptr, go_on));
+  if (held_.size() == left.size()) return absl::OkStatus();
+  run->done = true;
+  run->result->stop = StopReason::kInterrupted;
+  return absl::OkStatus();
 }
 
 // A token becomes final. logits_row: row of the last pass's logits that judged it, < 0 when logits_ holds them.
@@ -189,11 +199,14 @@ absl::Status Generator::Emit(Run* run, TokenId token, int32_t logits_row) {
   result.decode_seconds = now - run->first_token_at;
   result.decode_disk_bytes = engine_->disk_bytes() - run->disk_at_first_token;
   result.disk_bytes = engine_->disk_bytes();
-  if (run->options.on_token) run->options.on_token(token);
+  const bool go_on = !run->options.on_token || run->options.on_token(token);
 
   if (engine_->model().tokenizer().IsEnd(token) && !run->options.ignore_end) {
     run->done = true;
     result.stop = StopReason::kEndToken;
+  } else if (!go_on) {
+    run->done = true;
+    result.stop = StopReason::kStopString;
   } else if (static_cast<int32_t>(result.tokens.size()) >= run->options.max_tokens) {
     run->done = true;
     result.stop = StopReason::kLength;
@@ -210,20 +223,20 @@ absl::Status Generator::Emit(Run* run, TokenId token, int32_t logits_row) {
 
 absl::Status Generator::DenseStep(Run* run) {
   const double start = Now();
-  ASSIGN_OR_RETURN(const Batch batch, MakeChain(run->options.sequence, {&run->root, 1}, 1));
+  ASSIGN_OR_RETURN(const Batch batch, MakeChain(kSequence, {&run->root, 1}, 1));
   RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
   held_.push_back(run->root);
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
   run->result->full_seconds += Now() - start;
   ++run->result->full_passes;
   ++run->result->advanced;
-  run->root = sampler_.Choose(logits_, {run->text, {}}, run->options.sequence, run->next_position());
+  run->root = sampler_.Choose(logits_, {run->text, {}}, kSequence, run->next_position());
   return Emit(run, run->root, -1);
 }
 
 // One pass of the sparse model; logits_ are those after the last token.
 absl::Status Generator::DraftPass(std::span<const TokenId> tokens, const DraftRows& rows) {
-  ASSIGN_OR_RETURN(const Batch batch, MakeChain(SequenceId{0}, tokens, 1));
+  ASSIGN_OR_RETURN(const Batch batch, MakeChain(kSequence, tokens, 1));
   if (engine_->predictor().name() == "dense") {
     RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
   } else {
@@ -238,7 +251,7 @@ absl::Status Generator::DraftToken(Run* run) {
   RETURN_IF_ERROR(DraftPass({&input, 1}, run->draft_rows));
   const auto drafted = std::span<const TokenId>(run->chain).subspan(1);
   const TokenPos position{ToInt(run->next_position()) + static_cast<int32_t>(drafted.size())};
-  run->chain.push_back(sampler_.Choose(logits_, {run->text, drafted}, run->options.sequence, position));
+  run->chain.push_back(sampler_.Choose(logits_, {run->text, drafted}, kSequence, position));
   ++run->result->draft_steps;
   return absl::OkStatus();
 }
@@ -257,7 +270,7 @@ absl::Status Generator::SparseStep(Run* run) {
 // is forgotten.
 absl::Status Generator::CorrectedCycle(Run* run) {
   KvCache& kv = engine_->kv();
-  const SequenceId sequence = run->options.sequence;
+  const SequenceId sequence = kSequence;
   const Tokenizer& tokenizer = engine_->model().tokenizer();
   const int32_t root_position = kv.length(sequence);
   const int32_t tokens_left = run->options.max_tokens - static_cast<int32_t>(run->result->tokens.size());
@@ -357,7 +370,7 @@ absl::Status Generator::CompareDrafts(std::span<const TokenId> tokens, int32_t p
 }
 
 absl::StatusOr<std::vector<float>> Generator::LogitsAfter(std::span<const TokenId> tokens) {
-  engine_->kv().Truncate(SequenceId{0}, 0);
+  engine_->kv().Truncate(kSequence, 0);
   held_.clear();
   RETURN_IF_ERROR(Process(tokens, true, nullptr, [](int32_t) { return true; }));
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));

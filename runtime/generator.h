@@ -24,11 +24,10 @@ namespace dogstar {
 
 struct GenerationOptions {
   int32_t max_tokens = 128;
-  bool ignore_end = false;    // end tokens do not stop
-  bool reuse_prefix = false;  // what the KV cache already holds of the prompt is not computed again
-  int32_t logprobs = 0;       // per token, the k likeliest of the full model
-  SequenceId sequence{};
-  std::function<void(TokenId)> on_token;                       // may be empty
+  bool ignore_end = false;                // end tokens do not stop
+  bool reuse_prefix = false;              // what the KV cache already holds of the prompt is not computed again
+  int32_t logprobs = 0;                   // per token, the k likeliest of the full model
+  std::function<bool(TokenId)> on_token;  // may be empty; false ends the text (kStopString)
   std::function<void(int32_t done, int32_t total)> on_prompt;  // may be empty
   const std::atomic<bool>* interrupted = nullptr;
 };

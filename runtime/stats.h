@@ -9,7 +9,7 @@
 
 namespace dogstar {
 
-enum class StopReason { kLength, kEndToken, kContextFull, kInterrupted, kFailed };
+enum class StopReason { kLength, kEndToken, kContextFull, kInterrupted, kStopString, kFailed };
 
 struct GenerationResult {
   std::vector<TokenId> tokens;                      // the end token included

@@ -8,7 +8,7 @@ set -euo pipefail
 
 # A library is there when its package is; a tool also when the command is found (it may come from elsewhere).
 libraries=(
-  liburing-dev libabsl-dev libfmt-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libxxhash-dev
+  liburing-dev libedit-dev libabsl-dev libfmt-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libxxhash-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 tools=(

@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", std::string(DOGSTAR_VERSION));
   dogstar::CommandContext context;
   dogstar::AddRunCommand(app, &context);
+  dogstar::AddChatCommand(app, &context);
   dogstar::AddEvalCommand(app, &context);
   dogstar::AddPackCommand(app, &context);
   dogstar::AddInspectCommand(app, &context);

@@ -139,7 +139,9 @@ Json DescribeChat(const GgufHeader& header) {
   if (!text.ok()) return {{"format", nullptr}, {"problem", "the model has no chat template"}};
   const absl::StatusOr<ChatTemplate> recognised = ChatTemplate::Recognise(*text);
   if (!recognised.ok()) return {{"format", nullptr}, {"problem", MessageOf(recognised.status())}};
-  return {{"format", "ChatML"}, {"default_system", recognised->default_system}, {"problem", nullptr}};
+  return {{"format", ChatFormatNames()[static_cast<size_t>(recognised->format)]},
+          {"default_system", recognised->default_system},
+          {"problem", nullptr}};
 }
 
 uint64_t TensorBytesOf(const GgufHeader& header) {

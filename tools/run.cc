@@ -10,6 +10,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/engine.h"
 #include "runtime/generator.h"
+#include "runtime/stop_strings.h"
 #include "tools/command.h"
 #include "tools/model_options.h"
 
@@ -18,7 +19,8 @@ namespace {
 
 struct RunArguments {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
-  std::string prompt, prompt_file;
+  std::string prompt, prompt_file, system, template_name;
+  std::vector<std::string> stops;
   int32_t max_tokens = 128;
   bool ignore_eos = false, chat = false, raw = false, json = false;
   int32_t logprobs = 0;
@@ -32,10 +34,13 @@ absl::StatusOr<std::vector<TokenId>> EncodePrompt(const RunArguments& arguments,
   }
   EncodeOptions options;
   if (arguments.chat) {
-    ASSIGN_OR_RETURN(const ChatTemplate chat, ChatTemplate::Recognise(model.tokenizer().chat_template()));
-    const ChatMessage message{"user", text};
-    text = chat.Render({&message, 1});
-    options.parse_special = true;
+    ASSIGN_OR_RETURN(const ChatTemplate chat, arguments.template_name.empty()
+                                                  ? ChatTemplate::Recognise(model.tokenizer().chat_template())
+                                                  : ChatTemplate::Named(arguments.template_name));
+    std::vector<ChatMessage> messages;
+    if (!arguments.system.empty()) messages.push_back({"system", arguments.system});
+    messages.push_back({"user", text});
+    return chat.Render(messages).Encode(model.tokenizer());
   }
   std::vector<TokenId> tokens = model.tokenizer().Encode(text, options);
   if (tokens.empty() && model.tokenizer().bos()) tokens.push_back(*model.tokenizer().bos());
@@ -57,6 +62,8 @@ std::string_view StopName(StopReason reason) {
       return "end";
     case StopReason::kContextFull:
       return "context";
+    case StopReason::kStopString:
+      return "stop";
     case StopReason::kInterrupted:
       return "interrupted";
     case StopReason::kFailed:
@@ -170,14 +177,18 @@ absl::Status Run(const RunArguments& arguments) {
   generation.on_prompt = [&](int32_t done, int32_t total) { bar.Prompt(done, total); };
   std::string text;
   Utf8Stream stream;
-  generation.on_token = [&](TokenId token) {
-    bar.Finish();
-    const std::string bytes = model->tokenizer().TokenBytes(token);
+  StopStrings stops(arguments.stops);
+  const auto show = [&](const std::string& bytes) {
     text += bytes;
     if (arguments.json) return;
     const std::string whole = stream.Push(bytes);
     std::fwrite(whole.data(), 1, whole.size(), stdout);
     std::fflush(stdout);
+  };
+  generation.on_token = [&](TokenId token) {
+    bar.Finish();
+    show(stops.Push(model->tokenizer().TokenBytes(token)));
+    return !stops.stopped();
   };
   if (!arguments.json && !arguments.chat && arguments.prompt_file.empty()) {
     std::fwrite(arguments.prompt.data(), 1, arguments.prompt.size(), stdout);
@@ -185,6 +196,7 @@ absl::Status Run(const RunArguments& arguments) {
   }
   const absl::Status status = Generator(engine.get()).Generate(prompt, generation, &result);
   bar.Finish();
+  show(stops.Flush());
   if (!status.ok()) result.stop = StopReason::kFailed;
   if (config.draft.density > result.draft_density + 0.01) {
     hooks.note(fmt::format("draft.density {} was asked for, the budget holds {:.2f} of the rows: drafts used those",
@@ -218,6 +230,10 @@ void AddRunCommand(CLI::App& app, CommandContext* context) {
   run->add_flag("--ignore-eos", arguments->ignore_eos, "go on after the end token");
   CLI::Option* raw = run->add_flag("--raw", arguments->raw, "the prompt as it is (the default)");
   run->add_flag("--chat", arguments->chat, "the prompt as a user's message in the model's chat format")->excludes(raw);
+  run->add_option("--system", arguments->system, "with --chat: the system message");
+  run->add_option("--chat-template", arguments->template_name, "with --chat: the format, where the model's is unknown")
+      ->check(CLI::IsMember(ChatFormatNames()));
+  run->add_option("--stop", arguments->stops, "text that ends the output; may be repeated")->allow_extra_args(false);
   run->add_option("--logprobs", arguments->logprobs,
                   "with --json: the K likeliest tokens of the full model at each token")
       ->check(CLI::Range(0, 1000));

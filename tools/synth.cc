@@ -76,7 +76,7 @@ void AddSynthCommand(CLI::App& app, CommandContext* context) {
       ->check(CLI::IsMember(SynthShapeNames()))
       ->capture_default_str();
   command->add_option("--type", flags->type, "Weight type")
-      ->check(CLI::IsMember({"Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "F32"}))
+      ->check(CLI::IsMember(RunnableQuantTypes()))
       ->capture_default_str();
   command->add_option("--layers", flags->layers, "Layers, where the shape's number is not wanted")
       ->check(CLI::Range(1, 10000));

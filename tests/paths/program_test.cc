@@ -187,5 +187,36 @@ TEST_F(ProgramTest, SamplingOptionsAreChecked) {
   EXPECT_EQ(nlohmann::json::parse(output.out)["tokens"], nlohmann::json({65, 65, 65, 65}));
 }
 
+TEST_F(ProgramTest, ChatTakesLinesCommandsAndSavedTalks) {
+  WriteFile("lines.txt", "Hello\\\nworld\n/system Be brief\n/teapot\nHi\n/regen\n/save " + folder_.Path("talk.json") +
+                             "\n/undo\n/load " + folder_.Path("absent.json") + "\n/load " + folder_.Path("talk.json") +
+                             "\nAgain\n");
+  const std::string chat = "chat " + model_ + " -n 4 -t 1 ";
+  const ProgramOutput refused = RunProgram(folder_, chat + "< " + folder_.Path("lines.txt"));
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("no chat template"), HasSubstr("--chat-template")));
+  const ProgramOutput output = RunProgram(folder_, chat + "--chat-template chatml < " + folder_.Path("lines.txt"));
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_THAT(output.err, AllOf(HasSubstr("unknown command /teapot"), HasSubstr("absent.json"), HasSubstr("4 tok")));
+  std::ifstream file(folder_.Path("talk.json"));
+  const nlohmann::json talk = nlohmann::json::parse(file);
+  ASSERT_EQ(talk.size(), 3U);
+  EXPECT_EQ(talk[0]["content"], "Be brief");
+  EXPECT_EQ(talk[1]["content"], "Hi");
+  EXPECT_EQ(talk[2]["role"], "assistant");
+}
+
+TEST_F(ProgramTest, AStopStringEndsTheOutput) {
+  const std::string run = "run " + model_ + " -p hello -n 8 --ignore-eos --json --logit-bias 65+1000 ";
+  const nlohmann::json all = nlohmann::json::parse(RunProgram(folder_, run).out);
+  const std::string text = all["text"];
+  ASSERT_EQ(text, std::string(8, text[0]));
+  const nlohmann::json stopped =
+      nlohmann::json::parse(RunProgram(folder_, run + "--stop '" + text.substr(0, 3) + "'").out);
+  EXPECT_EQ(stopped["text"], "");
+  EXPECT_EQ(stopped["stop"], "stop");
+  EXPECT_EQ(stopped["tokens"].size(), 3U);
+}
+
 }  // namespace
 }  // namespace dogstar
