@@ -26,7 +26,7 @@ struct BlockOffsets {
   uint8_t scales = 0;         // of the groups
   uint8_t low = 0, high = 0;  // codes
 };
-BlockOffsets OffsetsOf(QuantType type) {
+constexpr BlockOffsets OffsetsOf(QuantType type) {
   switch (type) {
     case QuantType::kQ4_0:
     case QuantType::kQ8_0:
@@ -49,8 +49,7 @@ BlockOffsets OffsetsOf(QuantType type) {
     case QuantType::kQ6_K:
       return {.d = 208, .scales = 192, .low = 0, .high = 128};
     default:
-      CHECK(false);  // not a block format
-      return {};
+      return {};  // not a block format: ShapeOf refuses those
   }
 }
 
@@ -145,6 +144,66 @@ TableShape TableOf(const QuantShape& shape, int64_t lanes) {
   return {groups, halves + groups * group_bytes, halves, group_bytes};
 }
 
+constexpr CodePlace FindPlace(QuantType type, int weight) {
+  const BlockOffsets offsets = OffsetsOf(type);
+  const auto place = [&](int low_byte, int low_shift, int high_byte = 0, int high_shift = 0) {
+    return CodePlace{static_cast<uint16_t>(offsets.low + low_byte), static_cast<uint16_t>(offsets.high + high_byte),
+                     static_cast<uint8_t>(low_shift), static_cast<uint8_t>(high_shift)};
+  };
+  const int in_32 = weight % 32;
+  switch (type) {
+    case QuantType::kQ8_0:
+      return place(weight, 0);
+    case QuantType::kQ4_K:  // 64 weights in 32 bytes: the first half below
+      return place(weight / 64 * 32 + in_32, weight / 32 % 2 * 4);
+    case QuantType::kQ5_K:  // bit b of high byte i: weight 32 * b + i
+      return place(weight / 64 * 32 + in_32, weight / 32 % 2 * 4, in_32, weight / 32);
+    case QuantType::kQ6_K:  // 128 weights: nibbles of 64 bytes (0..63 below), pairs of bits of 32
+      return place(weight / 128 * 64 + weight % 64, weight / 64 % 2 * 4, weight / 128 * 32 + in_32,
+                   weight / 32 % 4 * 2);
+    case QuantType::kQ2_K:
+    case QuantType::kQ3_K:  // 128 weights in pairs of bits of 32 bytes
+      return place(weight / 128 * 32 + in_32, weight / 32 % 4 * 2, in_32, weight / 32);
+    default:  // 32 weights: nibbles of 16 bytes, the first half below; high bits one after the other
+      return place(weight % 16, weight / 16 * 4, weight / 8, weight % 8);
+  }
+}
+
+// Of the weights of a block (formats with 32 weights use the first 32).
+using Places = std::array<CodePlace, kSuperWeights>;
+template <QuantType kType>
+constexpr Places kPlaces = [] {
+  Places places;
+  for (int weight = 0; weight < kSuperWeights; ++weight) places[static_cast<size_t>(weight)] = FindPlace(kType, weight);
+  return places;
+}();
+const Places& PlacesOf(QuantType type) {
+  switch (type) {
+    case QuantType::kQ8_0:
+      return kPlaces<QuantType::kQ8_0>;
+    case QuantType::kQ4_0:
+    case QuantType::kIQ4_NL:
+      return kPlaces<QuantType::kQ4_0>;
+    case QuantType::kQ4_1:
+      return kPlaces<QuantType::kQ4_1>;
+    case QuantType::kQ5_0:
+      return kPlaces<QuantType::kQ5_0>;
+    case QuantType::kQ5_1:
+      return kPlaces<QuantType::kQ5_1>;
+    case QuantType::kQ2_K:
+      return kPlaces<QuantType::kQ2_K>;
+    case QuantType::kQ3_K:
+      return kPlaces<QuantType::kQ3_K>;
+    case QuantType::kQ4_K:
+      return kPlaces<QuantType::kQ4_K>;
+    case QuantType::kQ5_K:
+      return kPlaces<QuantType::kQ5_K>;
+    default:
+      CHECK(type == QuantType::kQ6_K);
+      return kPlaces<QuantType::kQ6_K>;
+  }
+}
+
 }  // namespace
 
 const QuantShape& ShapeOf(QuantType type) {
@@ -186,30 +245,7 @@ int CodeValue(QuantType type, int code) {
   return code - ShapeOf(type).offset;
 }
 
-CodePlace PlaceOf(QuantType type, int weight) {
-  const BlockOffsets offsets = OffsetsOf(type);
-  const auto place = [&](int low_byte, int low_shift, int high_byte = 0, int high_shift = 0) {
-    return CodePlace{static_cast<uint16_t>(offsets.low + low_byte), static_cast<uint16_t>(offsets.high + high_byte),
-                     static_cast<uint8_t>(low_shift), static_cast<uint8_t>(high_shift)};
-  };
-  const int in_32 = weight % 32;
-  switch (type) {
-    case QuantType::kQ8_0:
-      return place(weight, 0);
-    case QuantType::kQ4_K:  // 64 weights in 32 bytes: the first half below
-      return place(weight / 64 * 32 + in_32, weight / 32 % 2 * 4);
-    case QuantType::kQ5_K:  // bit b of high byte i: weight 32 * b + i
-      return place(weight / 64 * 32 + in_32, weight / 32 % 2 * 4, in_32, weight / 32);
-    case QuantType::kQ6_K:  // 128 weights: nibbles of 64 bytes (0..63 below), pairs of bits of 32
-      return place(weight / 128 * 64 + weight % 64, weight / 64 % 2 * 4, weight / 128 * 32 + in_32,
-                   weight / 32 % 4 * 2);
-    case QuantType::kQ2_K:
-    case QuantType::kQ3_K:  // 128 weights in pairs of bits of 32 bytes
-      return place(weight / 128 * 32 + in_32, weight / 32 % 4 * 2, in_32, weight / 32);
-    default:  // 32 weights: nibbles of 16 bytes, the first half below; high bits one after the other
-      return place(weight % 16, weight / 16 * 4, weight / 8, weight % 8);
-  }
-}
+CodePlace PlaceOf(QuantType type, int weight) { return PlacesOf(type)[static_cast<size_t>(weight)]; }
 
 Codes LoadCodes(QuantType type, const std::byte* row, int64_t index) {
   const QuantTraits& traits = TraitsOf(type);
@@ -218,9 +254,10 @@ Codes LoadCodes(QuantType type, const std::byte* row, int64_t index) {
   row += index / per_block * traits.block_bytes;
   const int first = static_cast<int>(index % per_block) * kCodesTogether;
   const int low_mask = (1 << shape.low_bits) - 1, high_mask = (1 << shape.high_bits) - 1;
+  const CodePlace* places = PlacesOf(type).data() + first;
   Codes codes;
   for (int i = 0; i < kCodesTogether; ++i) {
-    const CodePlace place = PlaceOf(type, first + i);
+    const CodePlace& place = places[i];
     const int low = std::to_integer<int>(row[place.low_byte]) >> place.low_shift & low_mask;
     const int high = std::to_integer<int>(row[place.high_byte]) >> place.high_shift & high_mask;
     codes[static_cast<size_t>(i)] = static_cast<uint8_t>(low | high << shape.low_bits);
