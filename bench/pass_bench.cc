@@ -31,8 +31,6 @@ struct Options {
   bool small = false;  // a look at the code only: a tiny random model
 };
 
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 // The next `rows` positions of the text; logits of the last one.
 absl::StatusOr<Batch> NextRows(Engine* engine, int rows) {
   const SequenceId sequence{0};

@@ -44,6 +44,7 @@ class FaultyReader : public PageReader {
 
   absl::Status Submit(std::span<const ReadRequest> requests) override;
   absl::Status Reap(size_t min_count, std::vector<Completion>* finished) override;
+  absl::StatusOr<bool> Await(std::chrono::milliseconds limit) override;
   size_t in_flight() const override { return victims_.size() + held_.size(); }
   size_t free_depth() const override { return depth_ - in_flight(); }
   std::string Describe() const override {
@@ -121,6 +122,20 @@ absl::Status FaultyReader::Reap(size_t min_count, std::vector<Completion>* finis
   }
   if (options_.reorder) Shuffle(std::span(*finished).subspan(before));
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> FaultyReader::Await(std::chrono::milliseconds limit) {
+  CHECK(in_flight() > 0);
+  const Clock::time_point deadline = Clock::now() + limit;
+  while (true) {
+    RETURN_IF_ERROR(TakeArrivals(0));
+    const Clock::time_point now = Clock::now();
+    if (std::any_of(held_.begin(), held_.end(), [now](const auto& held) { return held.release_time <= now; })) {
+      return true;
+    }
+    if (now >= deadline) return false;
+    std::this_thread::sleep_for(kPollPause);
+  }
 }
 
 absl::Status FaultyReader::TakeArrivals(size_t min_count) {

@@ -4,6 +4,7 @@
 // live until their completions are reaped; a reader's destructor waits for reads still in the kernel.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -41,6 +42,9 @@ class PageReader {
   // Appends finished reads; waits until min_count are done (0 polls). A completion is whole or an error: short
   // reads, EINTR and EAGAIN are retried inside. REQUIRES: min_count <= reads in flight.
   virtual absl::Status Reap(size_t min_count, std::vector<Completion>* finished) = 0;
+  // Sleeps until there is something for Reap(0) to look at (it may still append nothing: a short read goes on), or
+  // `limit` has passed: false then. REQUIRES: a read is in flight.
+  virtual absl::StatusOr<bool> Await(std::chrono::milliseconds limit) = 0;
 
   virtual size_t in_flight() const = 0;
   virtual size_t free_depth() const = 0;

@@ -212,6 +212,22 @@ TEST_P(PageReaderTest, ErrorsOfTheKernelNameEverything) {
                                                    HasSubstr("8192 bytes"), HasSubstr("Input/output error")));
 }
 
+TEST_P(PageReaderTest, AwaitEndsWithTheReadOrWithItsLimit) {
+  const TestFile file(kMiB);
+  ASSERT_NO_FATAL_FAILURE(Open(file.path()));
+  if (reader_ == nullptr) return;
+  const ReadRequest request = Request(0, kMiB);
+  ASSERT_EQ(reader_->Submit({&request, 1}), absl::OkStatus());
+  std::vector<Completion> finished;
+  for (int rounds = 0; finished.empty() && rounds < 1000; ++rounds) {
+    ASSERT_EQ(reader_->Await(std::chrono::milliseconds(100)).status(), absl::OkStatus());
+    ASSERT_EQ(reader_->Reap(0, &finished), absl::OkStatus());
+  }
+  ASSERT_EQ(finished.size(), 1u);
+  EXPECT_EQ(finished[0].status, absl::OkStatus());
+  EXPECT_TRUE(Holds(file, request));
+}
+
 TEST_P(PageReaderTest, MoreReadsThanFreeDepthAreRefusedWhole) {
   const TestFile file(kMiB);
   ASSERT_NO_FATAL_FAILURE(Open(file.path(), 3));

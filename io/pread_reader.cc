@@ -30,6 +30,7 @@ class PreadReader : public PageReader {
 
   absl::Status Submit(std::span<const ReadRequest> requests) override;
   absl::Status Reap(size_t min_count, std::vector<Completion>* finished) override;
+  absl::StatusOr<bool> Await(std::chrono::milliseconds limit) override;
   size_t in_flight() const override { return in_flight_; }
   size_t free_depth() const override { return depth_ - in_flight_; }
   std::string Describe() const override {
@@ -85,6 +86,13 @@ absl::Status PreadReader::Reap(size_t min_count, std::vector<Completion>* finish
   std::move(ended_.begin(), ended_.end(), std::back_inserter(*finished));
   ended_.clear();
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> PreadReader::Await(std::chrono::milliseconds limit) {
+  CHECK(in_flight_ > 0);
+  std::unique_lock lock(mutex_);
+  wanted_ = 1;
+  return read_ended_.wait_for(lock, limit, [this] { return !ended_.empty(); });
 }
 
 void PreadReader::Work() {

@@ -92,6 +92,7 @@ class UringReader : public PageReader {
 
   absl::Status Submit(std::span<const ReadRequest> requests) override;
   absl::Status Reap(size_t min_count, std::vector<Completion>* finished) override;
+  absl::StatusOr<bool> Await(std::chrono::milliseconds limit) override;
   size_t in_flight() const override { return reads_.size() - free_slots_.size(); }
   size_t free_depth() const override { return free_slots_.size(); }
   std::string Describe() const override {
@@ -221,6 +222,27 @@ absl::Status UringReader::Reap(size_t min_count, std::vector<Completion>* finish
   return ::io_uring_sq_ready(ring()) != 0 ? HandToKernel(0) : absl::OkStatus();
 }
 
+absl::StatusOr<bool> UringReader::Await(std::chrono::milliseconds limit) {
+  CHECK(in_flight() > 0);
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (::io_uring_cq_ready(ring()) == 0) {
+    const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return false;
+    __kernel_timespec time = {.tv_sec = left.count() / 1'000'000'000, .tv_nsec = left.count() % 1'000'000'000};
+    io_uring_cqe* cqe = nullptr;
+    const int result = ::io_uring_submit_and_wait_timeout(ring(), &cqe, 1, &time, nullptr);
+    if (result == -ETIME || result == -EINTR) continue;
+    if (result == -EAGAIN || result == -EBUSY) {
+      RETURN_IF_ERROR(AwaitRoom(-result));
+    } else if (result < 0) {
+      return ErrnoStatus("io_uring_enter for", file_.path(), -1, -1, -result);
+    } else {
+      busy_pauses_ = 0;
+    }
+  }
+  return true;
+}
+
 // Returns how many reads ended. Reads that must go on are queued again.
 size_t UringReader::TakeCompletions(std::vector<Completion>* finished) {
   const size_t before = finished->size();
@@ -233,6 +255,7 @@ size_t UringReader::TakeCompletions(std::vector<Completion>* finished) {
 }
 
 void UringReader::Take(const io_uring_cqe& cqe, std::vector<Completion>* finished) {
+  if (cqe.user_data == LIBURING_UDATA_TIMEOUT) return;  // of Await, on kernels before 5.11
   const size_t slot = cqe.user_data;
   CHECK(slot < reads_.size());
   std::optional<absl::Status> end = reads_[slot].Advance(cqe.res, file_.path());

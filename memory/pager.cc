@@ -1,7 +1,6 @@
 #include "memory/pager.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "fmt/format.h"
@@ -14,8 +13,6 @@ constexpr int kMaxAttempts = 3;
 
 uint64_t AlignDown(uint64_t value) { return value / kIoAlignment * kIoAlignment; }
 uint64_t AlignUp(uint64_t value) { return AlignDown(value + kIoAlignment - 1); }
-
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 uint64_t AlignedBytes(const StreamRange& range) {
   return AlignUp(range.offset + range.bytes) - AlignDown(range.offset);
@@ -69,37 +66,49 @@ std::span<const std::byte> Pager::BytesOf(const Flight& flight) const {
   return ring_.subspan(flight.ring_begin + (range.offset - AlignDown(range.offset)), range.bytes);
 }
 
-// Submits as many of the next ranges as the ring and the reader's queue take.
+// Submits as many of the next ranges as the ring and the reader's queue take, in one call.
 absl::Status Pager::Fill() {
-  while (next_submit_ < schedule_.size() && reader_->free_depth() > 0) {
-    Flight flight;
-    flight.range = next_submit_;
-    flight.ring_bytes = AlignedBytes(schedule_[next_submit_]);
-    CHECK(flight.ring_bytes <= ring_.size());
-    // A range is contiguous: what is left at the ring's end is skipped when it is too small.
-    if (ring_tail_ + flight.ring_bytes > ring_.size()) flight.skipped = ring_.size() - ring_tail_;
-    if (ring_used_ + flight.skipped + flight.ring_bytes > ring_.size()) return absl::OkStatus();
-    flight.ring_begin = flight.skipped > 0 ? 0 : ring_tail_;
-    ring_tail_ = (flight.ring_begin + flight.ring_bytes) % ring_.size();
-    ring_used_ += flight.skipped + flight.ring_bytes;
-    flights_.push_back(flight);
-    ++next_submit_;
-    RETURN_IF_ERROR(SubmitFlight(first_sequence_ + flights_.size() - 1, flights_.back()));
-  }
-  return absl::OkStatus();
+  const size_t first = first_sequence_ + flights_.size();
+  size_t count = 0;
+  while (next_submit_ < schedule_.size() && count < reader_->free_depth() && PlaceNext()) ++count;
+  return count > 0 ? SubmitFlights(first, count) : absl::OkStatus();
 }
 
-absl::Status Pager::SubmitFlight(size_t sequence, const Flight& flight) {
-  const StreamRange& range = schedule_[flight.range];
-  ReadRequest request;
-  request.offset = AlignDown(range.offset);
-  request.destination = ring_.data() + flight.ring_begin;
-  request.bytes = static_cast<uint32_t>(flight.ring_bytes);
-  request.needed_bytes = static_cast<uint32_t>(range.offset + range.bytes - request.offset);
-  request.tag = sequence;
-  stats_.bytes_read += request.bytes;
-  ++stats_.reads;
-  return reader_->Submit({&request, 1});
+// Gives the next range its place in the ring; false when there is no room.
+bool Pager::PlaceNext() {
+  Flight flight;
+  flight.range = next_submit_;
+  flight.ring_bytes = AlignedBytes(schedule_[next_submit_]);
+  CHECK(flight.ring_bytes <= ring_.size());
+  // A range is contiguous: what is left at the ring's end is skipped when it is too small.
+  if (ring_tail_ + flight.ring_bytes > ring_.size()) flight.skipped = ring_.size() - ring_tail_;
+  if (ring_used_ + flight.skipped + flight.ring_bytes > ring_.size()) return false;
+  flight.ring_begin = flight.skipped > 0 ? 0 : ring_tail_;
+  ring_tail_ = (flight.ring_begin + flight.ring_bytes) % ring_.size();
+  ring_used_ += flight.skipped + flight.ring_bytes;
+  flights_.push_back(std::move(flight));
+  ++next_submit_;
+  return true;
+}
+
+absl::Status Pager::SubmitFlights(size_t first_sequence, size_t count) {
+  const double now = options_.trace != nullptr ? Now() : 0;
+  requests_.clear();
+  for (size_t sequence = first_sequence; sequence < first_sequence + count; ++sequence) {
+    Flight& flight = FlightAt(sequence);
+    const StreamRange& range = schedule_[flight.range];
+    ReadRequest request;
+    request.offset = AlignDown(range.offset);
+    request.destination = ring_.data() + flight.ring_begin;
+    request.bytes = static_cast<uint32_t>(flight.ring_bytes);
+    request.needed_bytes = static_cast<uint32_t>(range.offset + range.bytes - request.offset);
+    request.tag = sequence;
+    requests_.push_back(request);
+    flight.submitted_at = now;
+    stats_.bytes_read += request.bytes;
+  }
+  stats_.reads += count;
+  return reader_->Submit(requests_);
 }
 
 // Reaps what is there; at least min_count reads.
@@ -110,17 +119,25 @@ absl::Status Pager::Collect(size_t min_count) {
     Flight& flight = FlightAt(completion.tag);
     flight.done = true;
     flight.status = std::move(completion.status);
+    if (options_.trace != nullptr) {
+      const StreamRange& range = schedule_[flight.range];
+      options_.trace->Add(
+          Trace::Track::kRead, "read", flight.submitted_at, Now(),
+          {.bytes = static_cast<int64_t>(flight.ring_bytes), .offset = static_cast<int64_t>(range.offset)});
+    }
   }
   return absl::OkStatus();
 }
 
 absl::Status Pager::WaitFor(size_t sequence) {
   for (;;) {
-    while (!FlightAt(sequence).done) {
-      RETURN_IF_ERROR(Collect(0));
-      if (FlightAt(sequence).done) break;
+    RETURN_IF_ERROR(Collect(0));
+    if (!FlightAt(sequence).done) {
       const double start = Now();
-      RETURN_IF_ERROR(Collect(1));
+      {
+        const TraceScope scope(options_.trace, Trace::Track::kWait, "wait");
+        while (!FlightAt(sequence).done) RETURN_IF_ERROR(AwaitArrival(FlightAt(sequence)));
+      }
       stats_.wait_seconds += Now() - start;
       RETURN_IF_ERROR(Fill());
     }
@@ -135,8 +152,27 @@ absl::Status Pager::WaitFor(size_t sequence) {
     flight.done = false;
     ++stats_.repeated_reads;
     if (reader_->free_depth() == 0) RETURN_IF_ERROR(Collect(1));
-    RETURN_IF_ERROR(SubmitFlight(sequence, flight));
+    RETURN_IF_ERROR(SubmitFlights(sequence, 1));
   }
+}
+
+// Sleeps until a read ends, however long the disk takes, and says so when it takes long.
+absl::Status Pager::AwaitArrival(const Flight& wanted) {
+  const double start = Now();
+  bool told = false;
+  while (true) {
+    ASSIGN_OR_RETURN(const bool arrived, reader_->Await(options_.stall_after));
+    if (arrived) break;
+    if (told || !options_.note) continue;
+    const StreamRange& range = schedule_[wanted.range];
+    options_.note(
+        fmt::format("{}: the disk has not answered for {:.1f} s ({} bytes at offset {}, {} reads in flight); "
+                    "waiting",
+                    options_.path, Now() - start, range.bytes, range.offset, reader_->in_flight()));
+    told = true;
+  }
+  if (told) options_.note(fmt::format("{}: the disk answers again after {:.1f} s", options_.path, Now() - start));
+  return Collect(0);
 }
 
 absl::Status Pager::VerifyRange(const StreamRange& range, std::span<const std::byte> bytes) {

@@ -7,17 +7,22 @@
 //     ... use bytes ...
 //     pager.Release();                            // its place is refilled with the next ranges
 //   }
-// Failed reads and failed checksums are repeated, then reported with path and offset.
+// Failed reads and failed checksums are repeated, then reported with path and offset. A disk that does not answer is
+// waited for; the wait is told, asleep, not spinning.
 // Threads: one.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
+#include "base/trace.h"
 #include "io/page_reader.h"
 
 namespace dogstar {
@@ -45,7 +50,10 @@ class Pager {
   struct Options {
     std::string path;  // for messages
     VerifyMode verify = VerifyMode::kFirst;
-    std::vector<uint64_t> piece_checksums;  // XXH3-64, by piece number
+    std::vector<uint64_t> piece_checksums;                         // XXH3-64, by piece number
+    std::function<void(std::string_view message)> note = nullptr;  // a stall and its end; may be empty
+    std::chrono::milliseconds stall_after{5000};                   // without any read ending, before `note` hears of it
+    Trace* trace = nullptr;                                        // reads and waits; may be null
   };
 
   // `ring` is aligned to kIoAlignment, a multiple of it, and at least MinRingBytes(longest range of any schedule).
@@ -73,11 +81,14 @@ class Pager {
     bool done = false;
     absl::Status status;
     int attempts = 1;
+    double submitted_at = 0;  // for the trace
   };
 
   absl::Status Fill();
-  absl::Status SubmitFlight(size_t sequence, const Flight& flight);
+  bool PlaceNext();
+  absl::Status SubmitFlights(size_t first_sequence, size_t count);
   absl::Status WaitFor(size_t sequence);
+  absl::Status AwaitArrival(const Flight& wanted);
   absl::Status Collect(size_t min_count);
   absl::Status VerifyRange(const StreamRange& range, std::span<const std::byte> bytes);
   absl::Status Drain();
@@ -95,6 +106,7 @@ class Pager {
   size_t next_given_ = 0;   // sequence number that Next gives
   uint64_t ring_tail_ = 0;  // where the next flight goes
   uint64_t ring_used_ = 0;
+  std::vector<ReadRequest> requests_;
   std::vector<Completion> completions_;
   PagerStats stats_;
 };

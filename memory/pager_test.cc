@@ -148,6 +148,28 @@ TEST_P(PagerTest, AFileCutShortWhileRunningIsAnErrorNotAHang) {
   EXPECT_FALSE(pager.Next().ok());
 }
 
+TEST_P(PagerTest, AStalledDiskIsToldOnceAndWaitedFor) {
+  const std::vector<StreamRange> ranges = {{0, 4096, -1, 0}, {8192, 4096, -1, 0}};
+  AlignedBuffer ring = AlignedBuffer::Create(8 * 4096).value();
+  auto reader = NewFaultyReader(Open(ring.span()), file_.path(),
+                                {.late_probability = 1, .late_by = std::chrono::milliseconds(90)});
+  std::vector<std::string> notes;
+  Pager::Options options;
+  options.path = file_.path();
+  options.note = [&](std::string_view note) { notes.emplace_back(note); };
+  options.stall_after = std::chrono::milliseconds(20);
+  Pager pager(reader.get(), ring.span(), options);
+  ASSERT_TRUE(pager.Begin(ranges).ok());
+  for (const StreamRange& range : ranges) {
+    const auto bytes = pager.Next();
+    ASSERT_TRUE(bytes.ok()) << bytes.status();
+    EXPECT_TRUE(std::ranges::equal(*bytes, file_.Bytes(range)));
+  }
+  ASSERT_GE(notes.size(), 2u);
+  EXPECT_THAT(notes[0], testing::AllOf(testing::HasSubstr(file_.path()), testing::HasSubstr("has not answered")));
+  EXPECT_THAT(notes[1], testing::HasSubstr("answers again"));
+}
+
 INSTANTIATE_TEST_SUITE_P(Engines, PagerTest, testing::Values(IoEngine::kAuto, IoEngine::kPread),
                          [](const auto& engine) { return engine.param == IoEngine::kAuto ? "Auto" : "Pread"; });
 

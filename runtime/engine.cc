@@ -128,6 +128,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
                    {"KV cache", KvStoreBytes(ShapeOfKv())},
                    {"activations", Forward::Bytes(*model_, *backend_, limits_)},
                    {"norms and down-scale tables", Weights::TableBytes(*model_)}};
+  if (options_.trace != nullptr) request.fixed.push_back({"trace", Trace::Bytes()});
   const bool drafts = NeedsPacked(options_.mode);
   if (drafts && limits_.capture) request.overlay_share = config_.draft.overlay;
   ASSIGN_OR_RETURN(placement_, PlanPlacement(*model_, request));
@@ -169,7 +170,10 @@ absl::Status Engine::Build(const Hooks& hooks) {
   };
   ASSIGN_OR_RETURN(weights_, Weights::Load(*model_, placement_, backend_.get(), reader_.get(), ring_.span(),
                                            config_.io.verify, progress));
-  pager_ = std::make_unique<Pager>(reader_.get(), ring_.span(), weights_->pager_options());
+  Pager::Options pager_options = weights_->pager_options();
+  pager_options.note = hooks.note;
+  pager_options.trace = options_.trace;
+  pager_ = std::make_unique<Pager>(reader_.get(), ring_.span(), std::move(pager_options));
   if (model_->packed() != nullptr) {
     std::vector<int32_t> overlay_rows;
     int32_t most = 0;
@@ -184,6 +188,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(ShapeOfKv()));
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));
+  forward_->SetTrace(options_.trace);
   return absl::OkStatus();
 }
 

@@ -50,6 +50,7 @@ class Engine {
   struct Options {
     RunMode mode = RunMode::kDense;
     int32_t context_slots = 0;
+    Trace* trace = nullptr;  // outlives the engine; may be null
     int32_t logit_rows = 1;  // at least this many rows of logits in a pass
     // What to count for program and vocabulary; none: measured. Tests set it, for placements that repeat.
     std::optional<uint64_t> program_bytes;

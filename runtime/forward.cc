@@ -66,6 +66,7 @@ absl::Status Forward::Allocate() {
 
 absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
   CHECK(batch.rows() <= limits_.batch_rows && batch.logit_rows <= limits_.logit_rows);
+  const TraceScope pass(trace_, Trace::Track::kPass, "full pass", {.rows = batch.rows()});
   if (!pass_begun_) RETURN_IF_ERROR(pager_->Begin(weights_->schedule()));
   pass_begun_ = false;
   layer_pass_->Begin(&batch);
@@ -83,6 +84,7 @@ absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
 }
 
 absl::Status Forward::Draft(const Batch& batch, const DraftRows& rows) {
+  const TraceScope pass(trace_, Trace::Track::kPass, "draft", {.rows = batch.rows()});
   layer_pass_->Begin(&batch);
   RETURN_IF_ERROR(Embed(batch));
   for (int32_t i = 0; i < config_.layer_count; ++i) {
@@ -122,10 +124,12 @@ absl::Status Forward::GatherTokens(const Batch& batch) {
 }
 
 absl::Status Forward::Attention(LayerIndex layer, const Batch& batch) {
+  const TraceScope scope = Compute("attention", layer);
   return layer_pass_->Attention(LayerOf(layer), ProductOf(layer, batch.rows()), kv_, x_.get());
 }
 
 absl::Status Forward::Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer) {
+  const TraceScope scope = Compute("ffn", layer);
   if (weights_->packed()) return PackedFfn(layer, batch, observer);
   return layer_pass_->PlainFfn(LayerOf(layer), ProductOf(layer, batch.rows()), x_.get());
 }
@@ -160,6 +164,7 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
       pages.push_back(
           PageRefOf(*part.layer, page, bytes.data() + static_cast<uint64_t>(i) * part.layer->layout.page_bytes));
     }
+    const TraceScope scope = Compute("streamed pages", layer);
     const Ticket done = backend_->FfnAccumulatePages(pages, ffn_job_.get());
     if (observer != nullptr) {
       RETURN_IF_ERROR(FetchCaptured(rows));
@@ -177,6 +182,7 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
 }
 
 void Forward::DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows) {
+  const TraceScope scope = Compute("ffn", layer);
   const FfnPart& part = weights_->ffn(layer);
   const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
   backend_->FfnBegin(ParamsOf(part, nullptr), in, batch.rows(), ffn_job_.get());
@@ -188,6 +194,7 @@ void Forward::DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& r
 absl::Status Forward::Head(const Batch& batch) {
   const int32_t rows = batch.logit_rows;
   if (rows == 0) return absl::OkStatus();
+  const TraceScope scope(trace_, Trace::Track::kCompute, "head", {.rows = rows});
   backend_->CopyRows(*x_, batch.rows() - rows, rows, 0, head_in_.get());
   backend_->RmsNorm(*head_in_, rows, weights_->output_norm(), config_.rms_epsilon, head_in_.get());
   backend_->Prepare(*head_in_, rows, head_act_.get());
@@ -200,6 +207,7 @@ absl::Status Forward::Product(const MatrixPart& matrix, const Activations& x, in
   if (first_row > 0) backend_->MatMul(matrix.resident, x, rows, 0, out);
   for (int32_t chunk_rows : matrix.chunk_rows) {
     ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, pager_->Next());
+    const TraceScope scope(trace_, Trace::Track::kCompute, "streamed rows", {.rows = chunk_rows});
     backend_->MatMul({matrix.type, MatrixLayout::kPlain, chunk_rows, matrix.cols, bytes.data()}, x, rows, first_row,
                      out);
     backend_->Wait(backend_->Now());

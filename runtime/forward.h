@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/trace.h"
 #include "base/types.h"
 #include "device/backend.h"
 #include "memory/pager.h"
@@ -47,6 +48,8 @@ class Forward {
                                                          const Limits& limits);
 
   const Limits& limits() const { return limits_; }
+  // Passes and their parts are entered there from now on; it outlives the object. May be null.
+  void SetTrace(Trace* trace) { trace_ = trace; }
 
   // REQUIRES: batch.rows() <= limits.batch_rows. observer may be null.
   absl::Status Full(const Batch& batch, PassObserver* observer);
@@ -68,6 +71,9 @@ class Forward {
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   void DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
   absl::Status Head(const Batch& batch);
+  TraceScope Compute(const char* name, LayerIndex layer) const {
+    return TraceScope(trace_, Trace::Track::kCompute, name, {.layer = ToInt(layer)});
+  }
   LayerPass::Layer LayerOf(LayerIndex layer) const { return {layer, layer, weights_->vectors(layer)}; }
   absl::Status Product(const MatrixPart& matrix, const Activations& x, int32_t rows, Tensor* out);
   auto ProductOf(LayerIndex layer, int32_t rows) {
@@ -85,6 +91,7 @@ class Forward {
   Pager* pager_;
   KvStore* kv_;
   Limits limits_;
+  Trace* trace_ = nullptr;
   bool pass_begun_ = false;  // the pager already streams the next full pass
 
   std::unique_ptr<LayerPass> layer_pass_;

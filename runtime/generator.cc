@@ -1,10 +1,10 @@
 #include "runtime/generator.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <utility>
 
+#include "base/clock.h"
 #include "fmt/format.h"
 #include "runtime/prompt_harvest.h"
 
@@ -12,8 +12,6 @@ namespace dogstar {
 namespace {
 
 constexpr SequenceId kSequence{0};  // a generator has one text at a time
-
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // softmax(logits)[token], without the terms that cannot change three digits: it is asked for every draft.
 float Confidence(std::span<const float> logits, TokenId token) {

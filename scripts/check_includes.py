@@ -39,7 +39,7 @@ OUTSIDE = [
     (r"(cuda|cublas|cupti|nvtx|nvToolsExt|driver_types|cooperative_groups)\w*(\.h|/)", ["cuda/"]),
     (r"(\w*intrin\.h|arm_neon\.h)", ["cpu/", "bench/"]),
     (r"CLI/", ["tools/", "tests/", "bench/"]),
-    (r"nlohmann/", ["tools/", "tests/", "bench/"]),
+    (r"nlohmann/", ["tools/", "tests/", "bench/", "*_test.cc", "memory/tiers.cc"]),
     (r"yaml-cpp/", ["runtime/"]),
     (r"pcre2\.h", ["model/"]),
     (r"(gtest|gmock)/", ["tests/", "*_test.cc", "*test_*.h"]),

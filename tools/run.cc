@@ -19,7 +19,7 @@ namespace {
 
 struct RunArguments {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
-  std::string prompt, prompt_file, system, template_name;
+  std::string prompt, prompt_file, system, template_name, trace_file;
   std::vector<std::string> stops;
   int32_t max_tokens = 128;
   bool ignore_eos = false, chat = false, raw = false, json = false;
@@ -149,6 +149,16 @@ int32_t ContextSlots(const Config& config, const ModelFile& model, int32_t promp
   return std::max(std::min(kOpenEndedContext, model.config().context_length), prompt_tokens + 1);
 }
 
+absl::Status WriteTrace(Trace* trace, const std::string& path, const Hooks& hooks) {
+  if (trace->dropped() > 0) {
+    hooks.note(fmt::format("the trace is full after {} events; the last {} are missing: trace fewer tokens",
+                           trace->event_count(), trace->dropped()));
+  }
+  RETURN_IF_ERROR(trace->Write());
+  hooks.note(fmt::format("trace of {} events in {}; open it with ui.perfetto.dev", trace->event_count(), path));
+  return absl::OkStatus();
+}
+
 absl::Status Run(const RunArguments& arguments) {
   ASSIGN_OR_RETURN(const Config config, ReadConfig(*arguments.model));
   Progress bar;
@@ -157,8 +167,13 @@ absl::Status Run(const RunArguments& arguments) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(choice.path));
   ASSIGN_OR_RETURN(const std::vector<TokenId> prompt, EncodePrompt(arguments, *model));
 
+  std::unique_ptr<Trace> trace;
+  if (!arguments.trace_file.empty()) {
+    ASSIGN_OR_RETURN(trace, Trace::Create(arguments.trace_file));
+  }
   Engine::Options options;
   options.mode = choice.mode;
+  options.trace = trace.get();
   options.context_slots = ContextSlots(config, *model, static_cast<int32_t>(prompt.size()), arguments.max_tokens);
   options.logit_rows = LogitRows(config, choice.mode);
   if (static_cast<int32_t>(prompt.size()) >= options.context_slots) {
@@ -198,6 +213,7 @@ absl::Status Run(const RunArguments& arguments) {
   bar.Finish();
   show(stops.Flush());
   if (!status.ok()) result.stop = StopReason::kFailed;
+  if (trace != nullptr) RETURN_IF_ERROR(WriteTrace(trace.get(), arguments.trace_file, hooks));
   if (config.draft.density > result.draft_density + 0.01) {
     hooks.note(fmt::format("draft.density {} was asked for, the budget holds {:.2f} of the rows: drafts used those",
                            config.draft.density, result.draft_density));
@@ -237,6 +253,8 @@ void AddRunCommand(CLI::App& app, CommandContext* context) {
   run->add_option("--logprobs", arguments->logprobs,
                   "with --json: the K likeliest tokens of the full model at each token")
       ->check(CLI::Range(0, 1000));
+  run->add_option("--trace", arguments->trace_file,
+                  "write a trace of reads, waits and passes for Perfetto or chrome://tracing");
   run->add_flag("--json", arguments->json, "one JSON object on standard output");
   run->callback([arguments, context] { context->run = [arguments] { return Run(*arguments); }; });
 }

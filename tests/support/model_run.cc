@@ -46,8 +46,12 @@ absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slot
   ASSIGN_OR_RETURN(const ModelChoice choice, ChooseModel(config, {}));
   OpenedModel opened;
   ASSIGN_OR_RETURN(opened.model, ModelFile::Open(choice.path));
-  ASSIGN_OR_RETURN(opened.engine, Engine::Create(config, opened.model.get(),
-                                                 {choice.mode, context_slots, logit_rows, kProgramBytes}, {}));
+  Engine::Options options;
+  options.mode = choice.mode;
+  options.context_slots = context_slots;
+  options.logit_rows = logit_rows;
+  options.program_bytes = kProgramBytes;
+  ASSIGN_OR_RETURN(opened.engine, Engine::Create(config, opened.model.get(), options, {}));
   return opened;
 }
 
