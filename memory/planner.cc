@@ -1,260 +1,319 @@
 #include "memory/planner.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "base/panel.h"
 #include "base/units.h"
 #include "device/backend.h"
 #include "fmt/format.h"
 #include "memory/pager.h"
-#include "model/packed_format.h"
 
 namespace dogstar {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
-// Ring: deep enough to cover the gaps in which nothing is released (attention, head, a draft step), small enough to
-// leave the budget to weights. 1/32 of the budget within these bounds; at 2 GB/s 2 MiB is a millisecond.
+// Of a machine that was not measured: an NVMe disk, two cores' memory, and reads in flight that kept our disks busy
+// (bench/reader_bench, 1 MiB: full bandwidth from 8 to 16 reads on).
+constexpr StreamRates kCommonRates = {2e9, 20e9, 16 * kMiB};
 constexpr uint64_t kRingMin = 2 * kMiB;
-constexpr uint64_t kRingMax = 128 * kMiB;
+constexpr uint64_t kRingMax = 256 * kMiB;
+// A ring of more than this share of the budget takes more from the weights than waiting costs (SmolLM2 in 84 MiB:
+// docs/benchmarks.md, size of the ring).
+constexpr uint64_t kRingShare = 24;
 // A read of neighbouring pages or rows; a quarter of the ring at most, so that several are in flight.
 constexpr uint64_t kRangeMax = kMiB;
 
 int32_t RoundDown(int64_t value, int32_t step) { return static_cast<int32_t>(value / step * step); }
 
+// A layer's matrices with their places, attention first.
+using Part = std::pair<const MatrixShape*, MatrixPlacement*>;
+std::array<Part, 4> AttentionParts(const LayerShape& layer, LayerPlacement* place) {
+  return {Part{&layer.query, &place->query}, Part{&layer.key, &place->key}, Part{&layer.value, &place->value},
+          Part{&layer.output, &place->output}};
+}
+std::array<Part, 3> PlainFfnParts(const LayerShape& layer, LayerPlacement* place) {
+  return {Part{&layer.gate, &place->gate}, Part{&layer.up, &place->up}, Part{&layer.down, &place->down}};
+}
+
+// Calls function(matrix) for every matrix that streams or is loaded by chunks, down-scale tables included.
+template <typename Function>
+void ForEachMatrix(const ModelShape& model, Function function) {
+  for (const LayerShape& layer : model.layers) {
+    for (const MatrixShape* matrix : {&layer.query, &layer.key, &layer.value, &layer.output}) function(*matrix);
+    if (!model.packed) {
+      for (const MatrixShape* matrix : {&layer.gate, &layer.up, &layer.down}) function(*matrix);
+    } else if (layer.down_scales.rows > 0) {
+      function(layer.down_scales);
+    }
+  }
+  function(model.head);
+}
+
+// Rows that a matrix is cut into: as its checksums cut it, or panels.
+int32_t StepRows(const MatrixShape& matrix) { return matrix.chunk_rows > 0 ? matrix.chunk_rows : kPanelRows; }
+
+uint64_t AttentionBytes(const LayerShape& layer) {
+  return layer.query.panel_bytes() + layer.key.panel_bytes() + layer.value.panel_bytes() + layer.output.panel_bytes();
+}
+
+uint64_t FfnBytes(const ModelShape& model, const LayerShape& layer) {
+  if (model.packed) return layer.pages_bytes();
+  return layer.gate.panel_bytes() + layer.up.panel_bytes() + layer.down.panel_bytes();
+}
+
+struct WeightBytes {
+  uint64_t attention = 0, head = 0, ffn = 0;
+  uint64_t total() const { return attention + head + ffn; }
+};
+
+WeightBytes WeightBytesOf(const ModelShape& model) {
+  WeightBytes bytes;
+  for (const LayerShape& layer : model.layers) {
+    bytes.attention += AttentionBytes(layer);
+    bytes.ffn += FfnBytes(model, layer);
+  }
+  bytes.head = model.head.panel_bytes();
+  return bytes;
+}
+
+uint64_t FixedBytes(const PlanRequest& request) {
+  uint64_t bytes = 0;
+  for (const FixedCost& cost : request.fixed) bytes += cost.bytes;
+  return bytes;
+}
+
+// What cannot be read in smaller pieces: a page, or a panel of rows.
+uint64_t LongestPiece(const ModelShape& model) {
+  uint64_t longest = 0;
+  ForEachMatrix(model, [&](const MatrixShape& m) { longest = std::max(longest, m.row_bytes() * kPanelRows); });
+  for (const LayerShape& layer : model.layers) longest = std::max(longest, layer.pages.page_bytes);
+  return longest;
+}
+
+struct Ring {
+  uint64_t bytes = 0;
+  uint64_t range_bytes = 0;
+};
+
+// A ring of about `wanted` bytes: whole I/O blocks, and room for the longest ranges.
+Ring MakeRing(const ModelShape& model, uint64_t wanted) {
+  Ring ring;
+  ring.range_bytes = std::max(LongestPiece(model), std::min(kRangeMax, wanted / 4));
+  uint64_t longest = ring.range_bytes;
+  ForEachMatrix(model, [&](const MatrixShape& m) {
+    longest = std::max(longest, m.row_bytes() * static_cast<uint64_t>(m.chunk_rows));
+  });
+  ring.bytes = std::max(wanted, Pager::MinRingBytes(longest));
+  ring.bytes = (ring.bytes + kIoAlignment - 1) / kIoAlignment * kIoAlignment;
+  return ring;
+}
+
+Ring SmallestRing(const ModelShape& model) { return MakeRing(model, kRingMin); }
+
+// See planner.h for the formula. `for_weights`: what is left of the budget before the ring.
+Ring ChooseRing(const ModelShape& model, const PlanRequest& request, uint64_t for_weights) {
+  if (request.ring_bytes > 0) return MakeRing(model, request.ring_bytes);
+  const WeightBytes all = WeightBytesOf(model);
+  const Ring smallest = SmallestRing(model);
+  // What is read only once, to load, needs no more.
+  if (for_weights >= all.total() + smallest.bytes && request.budget_bytes != kNoLimit) return smallest;
+  const auto known = [](auto measured, auto common) { return measured > 0 ? measured : common; };
+  const double disk = known(request.rates.disk_bytes_per_second, kCommonRates.disk_bytes_per_second);
+  const double memory = known(request.rates.memory_bytes_per_second, kCommonRates.memory_bytes_per_second);
+  const double share = std::min(1.0, static_cast<double>(for_weights) / static_cast<double>(all.total()));
+  // The head, then the next pass's first layer up to its first streamed page.
+  const double stretch =
+      static_cast<double>(all.head) + (static_cast<double>(all.attention) + share * static_cast<double>(all.ffn)) /
+                                          static_cast<double>(model.layers.size());
+  const auto wanted = static_cast<uint64_t>(disk * stretch / memory) +
+                      known(request.rates.in_flight_bytes, kCommonRates.in_flight_bytes);
+  const uint64_t most =
+      request.budget_bytes == kNoLimit ? kRingMax : std::clamp(request.budget_bytes / kRingShare, kRingMin, kRingMax);
+  return MakeRing(model, std::clamp(wanted, kRingMin, most));
+}
+
 // Walks a placement in the making: takes bytes from what is left, for one part at a time.
 class Filler {
  public:
-  Filler(const ModelFile& model, uint64_t left_bytes) : model_(model), left_(left_bytes) {
-    placement_.layers.resize(model.layers().size());
-  }
-
-  // A whole matrix, or nothing of it.
-  bool Whole(const MatrixSource& matrix, MatrixPlacement* place) {
-    const uint64_t bytes = ResidentMatrixBytes(matrix, matrix.rows);
-    if (bytes > left_) return false;
-    left_ -= bytes;
-    place->resident_rows = matrix.rows;
-    return true;
+  Filler(const ModelShape& model, uint64_t left_bytes) : model_(model), left_(left_bytes) {
+    placement_.layers.resize(model.layers.size());
   }
 
   void Attention() {
     PlanLine line{"attention", 0, 0, "every pass and every draft reads it"};
-    for (size_t i = 0; i < model_.layers().size(); ++i) {
-      const LayerSource& layer = model_.layers()[i];
-      LayerPlacement& place = placement_.layers[i];
-      const std::pair<const MatrixSource*, MatrixPlacement*> parts[] = {{&layer.query, &place.query},
-                                                                        {&layer.key, &place.key},
-                                                                        {&layer.value, &place.value},
-                                                                        {&layer.output, &place.output}};
-      for (const auto& [matrix, where] : parts) Add(*matrix, Whole(*matrix, where), &line);
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+      for (const auto& [matrix, place] : AttentionParts(model_.layers[i], &placement_.layers[i])) {
+        FirstRows(*matrix, place, &line);
+      }
     }
-    placement_.lines.push_back(std::move(line));
+    Close(std::move(line));
   }
 
   void Head() {
-    PlanLine line{model_.config().tied_head ? "head (and embedding)" : "head", 0, 0, "every token reads it"};
-    Add(model_.head(), Whole(model_.head(), &placement_.head), &line);
-    placement_.lines.push_back(std::move(line));
+    PlanLine line{model_.tied_head ? "head (and embedding)" : "head", 0, 0, "every token reads it"};
+    FirstRows(model_.head, &placement_.head, &line);
+    Close(std::move(line));
   }
 
   void PackedFfn(double overlay_share) {
-    const std::vector<PackedLayer>& layers = model_.packed()->layers();
-    uint64_t total = 0;
-    for (const PackedLayer& layer : layers) total += PagesBytes(layer);
-    PlanLine prefix{"FFN rows, prefix", 0, total, "most important pages of every layer; a full pass skips them"};
-    PlanLine overlay{"FFN rows, overlay", 0, 0, "single rows chosen by the prompt, for drafts"};
-    const bool all_fit = total <= left_;
+    PlanLine prefix{"FFN rows, prefix", 0, 0, "most important pages of every layer; a full pass skips them"};
+    for (const LayerShape& layer : model_.layers) prefix.total_bytes += layer.pages_bytes();
+    const uint64_t total = prefix.total_bytes;
+    const uint64_t usable = std::min(left_, total);
     const uint64_t for_overlay =
-        all_fit ? 0 : static_cast<uint64_t>(overlay_share * static_cast<double>(std::min(left_, total)));
-    const uint64_t for_prefix = left_ - for_overlay;
-
-    // The same share of each layer; what rounding leaves goes to the first layers, a page each.
-    const double share = std::min(1.0, static_cast<double>(for_prefix) / static_cast<double>(total));
-    uint64_t used = 0;
-    for (size_t i = 0; i < layers.size(); ++i) {
-      const int32_t pages = static_cast<int32_t>(share * layers[i].layout.page_count());
-      placement_.layers[i].resident_pages = pages;
-      used += static_cast<uint64_t>(pages) * layers[i].layout.page_bytes;
-    }
-    for (size_t i = 0; i < layers.size(); ++i) {
-      LayerPlacement& place = placement_.layers[i];
-      if (place.resident_pages == layers[i].layout.page_count()) continue;
-      if (used + layers[i].layout.page_bytes > for_prefix) break;
-      used += layers[i].layout.page_bytes;
-      ++place.resident_pages;
-    }
-    left_ -= used;
-    prefix.resident_bytes = used;
-    if (for_overlay > 0) Overlay(layers, for_overlay / layers.size(), &overlay);
-    Density(layers);
-    placement_.lines.push_back(std::move(prefix));
-    if (overlay.resident_bytes > 0) placement_.lines.push_back(std::move(overlay));
+        total <= left_ ? 0 : static_cast<uint64_t>(overlay_share * static_cast<double>(usable));
+    Pages(usable - for_overlay, &prefix);
+    Close(std::move(prefix));
+    if (for_overlay > 0) Overlay(for_overlay / model_.layers.size());
+    Density();
   }
 
-  // Plain files: the first rows of each matrix, the same share everywhere, in multiples of a panel.
+  // Plain files: the first rows of each matrix, the same share everywhere; what rounding leaves goes to the first
+  // matrices, a panel each.
   void PlainFfn() {
-    uint64_t total = 0;
-    for (const LayerSource& layer : model_.layers()) {
-      for (const MatrixSource* matrix : {&*layer.gate, &*layer.up, &*layer.down}) {
-        total += ResidentMatrixBytes(*matrix, matrix->rows);
+    PlanLine line{"FFN", 0, 0, "the same share of every matrix"};
+    for (const LayerShape& layer : model_.layers) line.total_bytes += FfnBytes(model_, layer);
+    const double share = std::min(1.0, static_cast<double>(left_) / static_cast<double>(line.total_bytes));
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+      for (const auto& [matrix, place] : PlainFfnParts(model_.layers[i], &placement_.layers[i])) {
+        const int32_t rows = RoundDown(static_cast<int64_t>(share * matrix->rows), StepRows(*matrix));
+        Give(*matrix, share >= 1 ? matrix->rows : rows, place, &line);
       }
     }
-    PlanLine line{"FFN", 0, total, "the same share of every matrix"};
-    const double share = std::min(1.0, static_cast<double>(left_) / static_cast<double>(total));
-    for (size_t i = 0; i < model_.layers().size(); ++i) {
-      const LayerSource& layer = model_.layers()[i];
-      LayerPlacement& place = placement_.layers[i];
-      const std::pair<const MatrixSource*, MatrixPlacement*> parts[] = {
-          {&*layer.gate, &place.gate}, {&*layer.up, &place.up}, {&*layer.down, &place.down}};
-      for (const auto& [matrix, where] : parts) {
-        where->resident_rows =
-            share >= 1 ? matrix->rows : RoundDown(static_cast<int64_t>(share * matrix->rows), kPanelRows);
-        const uint64_t bytes = ResidentMatrixBytes(*matrix, where->resident_rows);
-        left_ -= std::min(left_, bytes);
-        line.resident_bytes += bytes;
-        AddComplement(*matrix, where);
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+      for (const auto& [matrix, place] : PlainFfnParts(model_.layers[i], &placement_.layers[i])) {
+        const int32_t step = std::min(StepRows(*matrix), matrix->rows - place->resident_rows);
+        if (step > 0 && matrix->PanelBytesOf(step) <= left_) Give(*matrix, step, place, &line);
+        placement_.complement_bytes += matrix->row_bytes() * static_cast<uint64_t>(matrix->rows - place->resident_rows);
       }
     }
-    placement_.resident_density = static_cast<double>(line.resident_bytes) / static_cast<double>(total);
-    placement_.lines.push_back(std::move(line));
+    placement_.resident_density = static_cast<double>(line.resident_bytes) / static_cast<double>(line.total_bytes);
+    Close(std::move(line));
   }
 
   Placement Take() { return std::move(placement_); }
   uint64_t left() const { return left_; }
 
  private:
-  static uint64_t PagesBytes(const PackedLayer& layer) {
-    return static_cast<uint64_t>(layer.layout.page_count()) * layer.layout.page_bytes;
+  // `rows` more rows of the matrix stay.
+  void Give(const MatrixShape& matrix, int32_t rows, MatrixPlacement* place, PlanLine* line) {
+    const uint64_t before = matrix.PanelBytesOf(place->resident_rows);
+    place->resident_rows += rows;
+    const uint64_t bytes = matrix.PanelBytesOf(place->resident_rows) - before;
+    left_ -= std::min(left_, bytes);
+    line->resident_bytes += bytes;
   }
 
-  void Add(const MatrixSource& matrix, bool resident, PlanLine* line) {
-    const uint64_t bytes = ResidentMatrixBytes(matrix, matrix.rows);
-    line->total_bytes += bytes;
-    if (resident) {
-      line->resident_bytes += bytes;
-    } else {
-      placement_.complement_bytes += matrix.bytes();
-      line->reason = "does not fit whole: the rest streams in every pass";
+  // The whole matrix, or the first rows that fit.
+  void FirstRows(const MatrixShape& matrix, MatrixPlacement* place, PlanLine* line) {
+    const int32_t step = StepRows(matrix);
+    const bool fits = matrix.panel_bytes() <= left_;
+    const auto steps = static_cast<int64_t>(left_ / matrix.PanelBytesOf(step));
+    Give(matrix, fits ? matrix.rows : RoundDown(std::min<int64_t>(steps * step, matrix.rows - 1), step), place, line);
+    line->total_bytes += matrix.panel_bytes();
+    if (!fits) line->reason = "does not fit whole: the rest streams in every pass";
+    placement_.complement_bytes += matrix.row_bytes() * static_cast<uint64_t>(matrix.rows - place->resident_rows);
+  }
+
+  void Close(PlanLine line) {
+    placement_.resident_bytes += line.resident_bytes;
+    placement_.draft_bytes += line.resident_bytes;
+    placement_.lines.push_back(std::move(line));
+  }
+
+  // The same share of each layer; what rounding leaves goes to the first layers, a page each.
+  void Pages(uint64_t bytes, PlanLine* line) {
+    const double share = static_cast<double>(bytes) / static_cast<double>(line->total_bytes);
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+      const FfnPageLayout& pages = model_.layers[i].pages;
+      placement_.layers[i].resident_pages = static_cast<int32_t>(share * pages.page_count());
+      line->resident_bytes += static_cast<uint64_t>(placement_.layers[i].resident_pages) * pages.page_bytes;
     }
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+      const FfnPageLayout& pages = model_.layers[i].pages;
+      if (placement_.layers[i].resident_pages == pages.page_count()) continue;
+      if (line->resident_bytes + pages.page_bytes > bytes) continue;
+      ++placement_.layers[i].resident_pages;
+      line->resident_bytes += pages.page_bytes;
+    }
+    left_ -= line->resident_bytes;
   }
 
-  void AddComplement(const MatrixSource& matrix, const MatrixPlacement* where) {
-    placement_.complement_bytes += matrix.row_bytes() * static_cast<uint64_t>(matrix.rows - where->resident_rows);
-  }
-
-  void Overlay(const std::vector<PackedLayer>& layers, uint64_t layer_bytes, PlanLine* line) {
-    for (size_t i = 0; i < layers.size(); ++i) {
-      const FfnPageLayout& layout = layers[i].layout;
-      const int32_t absent = layout.ffn_rows - placement_.layers[i].resident_pages * layout.page_rows;
-      int32_t rows =
-          RoundDown(static_cast<int64_t>(layer_bytes / OverlayBytes(layout, kPanelRows)) * kPanelRows, kPanelRows);
-      rows = std::min(rows, RoundDown(std::max(absent, 0), kPanelRows));
+  void Overlay(uint64_t layer_bytes) {
+    PlanLine line{"FFN rows, overlay", 0, 0, "single rows chosen by the text, for drafts"};
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+      const FfnPageLayout& pages = model_.layers[i].pages;
+      const int32_t absent = pages.ffn_rows - placement_.layers[i].resident_pages * pages.page_rows;
+      const auto panels = static_cast<int64_t>(layer_bytes / OverlayBytes(pages, kPanelRows));
+      const int32_t rows = RoundDown(std::min<int64_t>(panels * kPanelRows, std::max(absent, 0)), kPanelRows);
       placement_.layers[i].overlay_rows = rows;
-      const uint64_t bytes = OverlayBytes(layout, rows);
-      line->resident_bytes += bytes;
-      left_ -= std::min(left_, bytes);
+      line.resident_bytes += OverlayBytes(pages, rows);
     }
-    line->total_bytes = line->resident_bytes;
+    line.total_bytes = line.resident_bytes;
+    left_ -= std::min(left_, line.resident_bytes);
+    placement_.draft_bytes += line.resident_bytes;
+    if (line.resident_bytes > 0) placement_.lines.push_back(std::move(line));
   }
 
-  void Density(const std::vector<PackedLayer>& layers) {
+  void Density() {
     double have = 0, all = 0;
-    for (size_t i = 0; i < layers.size(); ++i) {
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
       const LayerPlacement& place = placement_.layers[i];
-      const FfnPageLayout& layout = layers[i].layout;
-      have += std::min(layout.ffn_rows, place.resident_pages * layout.page_rows + place.overlay_rows);
-      all += layout.ffn_rows;
+      const FfnPageLayout& pages = model_.layers[i].pages;
+      have += std::min(pages.ffn_rows, place.resident_pages * pages.page_rows + place.overlay_rows);
+      all += pages.ffn_rows;
       placement_.complement_bytes +=
-          static_cast<uint64_t>(layout.page_count() - place.resident_pages) * layout.page_bytes;
+          static_cast<uint64_t>(pages.page_count() - place.resident_pages) * pages.page_bytes;
     }
     placement_.resident_density = have / all;
   }
 
-  const ModelFile& model_;
+  const ModelShape& model_;
   uint64_t left_;
   Placement placement_;
 };
 
-uint64_t LongestPiece(const ModelFile& model) {
-  uint64_t longest = 0;
-  const auto matrix = [&](const MatrixSource& m) { longest = std::max(longest, m.row_bytes() * kPanelRows); };
-  for (const LayerSource& layer : model.layers()) {
-    for (const MatrixSource* m : {&layer.query, &layer.key, &layer.value, &layer.output}) matrix(*m);
-    if (layer.gate) {
-      for (const MatrixSource* m : {&*layer.gate, &*layer.up, &*layer.down}) matrix(*m);
-    }
-  }
-  matrix(model.head());
-  if (model.packed() != nullptr) {
-    // Checked chunks of plain tensors are read whole.
-    for (const PackedLayer& layer : model.packed()->layers()) longest = std::max(longest, layer.layout.page_bytes);
-  }
-  return longest;
-}
-
 // Rows of a streamed chunk: as the checksums cut it, or as many as a range takes.
-void SetChunkRows(const MatrixSource& matrix, uint64_t range_bytes, MatrixPlacement* place) {
-  if (matrix.checksums != nullptr) {
-    place->chunk_rows = matrix.checksums->chunk_rows;
-    return;
-  }
-  place->chunk_rows =
-      std::max(kPanelRows, RoundDown(static_cast<int64_t>(range_bytes / matrix.row_bytes()), kPanelRows));
+void SetChunkRows(const MatrixShape& matrix, uint64_t range_bytes, MatrixPlacement* place) {
+  const auto rows = static_cast<int64_t>(range_bytes / matrix.row_bytes());
+  place->chunk_rows = matrix.chunk_rows > 0 ? matrix.chunk_rows : std::max(kPanelRows, RoundDown(rows, kPanelRows));
 }
 
-void SetChunks(const ModelFile& model, Placement* placement) {
-  for (size_t i = 0; i < model.layers().size(); ++i) {
-    const LayerSource& layer = model.layers()[i];
-    LayerPlacement& place = placement->layers[i];
-    SetChunkRows(layer.query, placement->range_bytes, &place.query);
-    SetChunkRows(layer.key, placement->range_bytes, &place.key);
-    SetChunkRows(layer.value, placement->range_bytes, &place.value);
-    SetChunkRows(layer.output, placement->range_bytes, &place.output);
-    if (!layer.gate) continue;
-    SetChunkRows(*layer.gate, placement->range_bytes, &place.gate);
-    SetChunkRows(*layer.up, placement->range_bytes, &place.up);
-    SetChunkRows(*layer.down, placement->range_bytes, &place.down);
+void SetChunks(const ModelShape& model, Placement* placement) {
+  const uint64_t range_bytes = placement->range_bytes;
+  for (size_t i = 0; i < model.layers.size(); ++i) {
+    for (const auto& [matrix, place] : AttentionParts(model.layers[i], &placement->layers[i])) {
+      SetChunkRows(*matrix, range_bytes, place);
+    }
+    if (model.packed) continue;
+    for (const auto& [matrix, place] : PlainFfnParts(model.layers[i], &placement->layers[i])) {
+      SetChunkRows(*matrix, range_bytes, place);
+    }
   }
-  SetChunkRows(model.head(), placement->range_bytes, &placement->head);
+  SetChunkRows(model.head, range_bytes, &placement->head);
 }
 
-uint64_t LongestChunk(const ModelFile& model, uint64_t range_bytes) {
-  uint64_t longest = std::max(LongestPiece(model), range_bytes);
-  if (model.packed() != nullptr) {
-    const auto chunk = [&](const MatrixSource& m) {
-      if (m.checksums != nullptr)
-        longest = std::max(longest, m.row_bytes() * static_cast<uint64_t>(m.checksums->chunk_rows));
-    };
-    for (const LayerSource& layer : model.layers()) {
-      for (const MatrixSource* m : {&layer.query, &layer.key, &layer.value, &layer.output}) chunk(*m);
-    }
-    chunk(model.head());
-    for (size_t i = 0; i < model.packed()->layers().size(); ++i) {
-      if (model.packed()->layers()[i].down_scales_bytes > 0)
-        chunk(DownScaleTable(*model.packed(), static_cast<int32_t>(i)));
+bool DraftsNeedNoDisk(const ModelShape& model, const Placement& placement) {
+  if (!model.packed || placement.head.resident_rows != model.head.rows) return false;
+  for (size_t i = 0; i < model.layers.size(); ++i) {
+    LayerPlacement place = placement.layers[i];
+    for (const auto& [matrix, where] : AttentionParts(model.layers[i], &place)) {
+      if (where->resident_rows != matrix->rows) return false;
     }
   }
-  return longest;
+  return true;
+}
+
+absl::Status TooSmall(const ModelShape& model, const PlanRequest& request, uint64_t fixed, const Ring& ring) {
+  return absl::ResourceExhaustedError(
+      fmt::format("a budget of {} is too small for {}: the smallest that works is {} (fixed costs {}, ring {})",
+                  FormatSize(request.budget_bytes), model.name, FormatSize(fixed + ring.bytes + kMiB - 1),
+                  FormatSize(fixed), FormatSize(ring.bytes)));
 }
 
 }  // namespace
-
-uint64_t ResidentMatrixBytes(const MatrixSource& matrix, int32_t rows) {
-  return PanelMatrixBytes(matrix.type, rows, matrix.cols);
-}
-
-MatrixSource DownScaleTable(const PackedFile& packed, int32_t index) {
-  const PackedLayer& layer = packed.layers()[static_cast<size_t>(index)];
-  MatrixSource table;
-  table.tensor = packed::LayerTensor(static_cast<size_t>(index), packed::kDownScalesPart);
-  table.type = QuantType::kF16;
-  table.cols = layer.layout.dim;
-  table.rows = static_cast<int32_t>(layer.down_scales_bytes / table.row_bytes());
-  table.offset = layer.down_scales_offset;
-  table.checksums = packed.FindChecksums(table.tensor);
-  return table;
-}
 
 uint64_t OverlayBytes(const FfnPageLayout& layout, int32_t rows) {
   if (rows == 0) return 0;
@@ -264,45 +323,55 @@ uint64_t OverlayBytes(const FfnPageLayout& layout, int32_t rows) {
          outputs * OverlayDownPanelBytes(layout.down_type, static_cast<int32_t>(panels) * kPanelRows);
 }
 
-absl::StatusOr<Placement> PlanPlacement(const ModelFile& model, const PlanRequest& request) {
-  uint64_t fixed = 0;
-  for (const FixedCost& cost : request.fixed) fixed += cost.bytes;
+absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanRequest& request) {
   const bool limited = request.budget_bytes != kNoLimit;
-  const uint64_t wanted_ring = limited ? std::clamp(request.budget_bytes / 32, kRingMin, kRingMax) : kRingMax / 2;
-  const uint64_t range = std::max(LongestPiece(model), std::min(kRangeMax, wanted_ring / 4));
-  const uint64_t longest = LongestChunk(model, range);
-  // Loading goes through the ring too, so there is one even when everything fits.
-  uint64_t ring = std::max(wanted_ring, Pager::MinRingBytes(longest));
-  ring = (ring + kIoAlignment - 1) / kIoAlignment * kIoAlignment;
+  const uint64_t fixed = FixedBytes(request);
+  const uint64_t for_weights = limited ? request.budget_bytes - std::min(request.budget_bytes, fixed) : kNoLimit / 2;
+  Ring ring = ChooseRing(model, request, for_weights);
+  if (ring.bytes > for_weights) ring = SmallestRing(model);
+  if (ring.bytes > for_weights) return TooSmall(model, request, fixed, ring);
 
-  const uint64_t smallest = fixed + ring;
-  if (limited && request.budget_bytes < smallest) {
-    return absl::ResourceExhaustedError(
-        fmt::format("a budget of {} is too small for {}: the smallest that works is {} (fixed costs {}, ring {})",
-                    FormatSize(request.budget_bytes), model.path(), FormatSize(smallest + kMiB - 1), FormatSize(fixed),
-                    FormatSize(ring)));
-  }
-  Filler filler(model, limited ? request.budget_bytes - smallest : kNoLimit / 2);
-  const uint64_t available = filler.left();
+  const uint64_t available = for_weights - ring.bytes;
+  Filler filler(model, available);
   filler.Attention();
   filler.Head();
-  if (model.packed() != nullptr) {
+  if (model.packed) {
     filler.PackedFfn(request.overlay_share);
   } else {
     filler.PlainFfn();
   }
-  const uint64_t used = available - filler.left();
   Placement placement = filler.Take();
-  placement.range_bytes = range;
-  placement.ring_bytes = ring;
-  placement.planned_bytes = smallest + used;
-  placement.smallest_budget_bytes = smallest;
+  placement.planned_bytes = fixed + ring.bytes + (available - filler.left());
+  placement.range_bytes = ring.range_bytes;
+  placement.ring_bytes = ring.bytes;
+  placement.drafts_need_no_disk = DraftsNeedNoDisk(model, placement);
   SetChunks(model, &placement);
+  std::vector<PlanLine> lines;
   for (const FixedCost& cost : request.fixed) {
-    placement.lines.push_back({cost.what, cost.bytes, cost.bytes, "needed by every pass"});
+    lines.push_back({cost.what, cost.bytes, cost.bytes, "needed by every pass"});
   }
-  placement.lines.push_back({"ring", ring, ring, "reads in flight while earlier pages compute"});
+  lines.push_back({"ring", ring.bytes, ring.bytes, "reads in flight while earlier pages compute"});
+  placement.lines.insert(placement.lines.begin(), lines.begin(), lines.end());
   return placement;
+}
+
+BudgetMarks MarkBudgets(const ModelShape& model, const PlanRequest& request) {
+  const uint64_t fixed = FixedBytes(request);
+  const WeightBytes weights = WeightBytesOf(model);
+  // The ring that a budget holding these weights would choose, which depends on the budget: found in two steps.
+  const auto with_ring = [&](uint64_t resident) {
+    PlanRequest at = request;
+    at.budget_bytes = fixed + resident + SmallestRing(model).bytes;
+    at.budget_bytes = fixed + resident + ChooseRing(model, at, at.budget_bytes - fixed).bytes;
+    return fixed + resident + ChooseRing(model, at, at.budget_bytes - fixed).bytes;
+  };
+  BudgetMarks marks;
+  marks.smallest = fixed + SmallestRing(model).bytes;
+  marks.drafts = with_ring(weights.attention + weights.head);
+  marks.sensible = with_ring(weights.attention + weights.head +
+                             static_cast<uint64_t>(kSensibleDensity * static_cast<double>(weights.ffn)));
+  marks.everything = fixed + weights.total() + SmallestRing(model).bytes;
+  return marks;
 }
 
 }  // namespace dogstar

@@ -1,11 +1,16 @@
 // Planner: which parts of a model stay in the fast tier, and which stream. A pure function of sizes: it opens
 // nothing and allocates nothing.
 //
-// The order of value (design: a full pass waits for the bytes that are missing, and reads every byte once):
+// The order of value (a full pass waits for the bytes that are missing, and reads every byte once):
 //   1. what every pass needs at once: program, KV cache, activations, norms, down-scale tables, the ring
 //   2. attention matrices and the head: drafts read them too, so a byte of them saves I/O in every step
 //   3. FFN rows, the same share of every layer, the most important pages first; a part of them as single rows
-//      chosen by the prompt (the overlay) when the predictor wants it
+//      chosen by the text (the overlay) when the predictor wants it
+// Where a matrix does not fit whole its first rows stay; no byte of the budget lies idle.
+//
+// The ring holds what the disk reads while nothing is released, so that it never stops:
+//   reads in flight + disk bandwidth * (bytes of the longest stretch of resident weights / memory bandwidth)
+// More than that is worth as much as resident weights in a full pass and nothing in a draft.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +19,7 @@
 
 #include "base/status.h"
 #include "memory/accountant.h"
-#include "model/model_file.h"
+#include "memory/model_shape.h"
 
 namespace dogstar {
 
@@ -24,11 +29,20 @@ struct FixedCost {
   uint64_t bytes = 0;
 };
 
+// What a machine gives, as far as the size of the ring is concerned; 0: not known, a common machine is assumed.
+struct StreamRates {
+  double disk_bytes_per_second = 0;
+  double memory_bytes_per_second = 0;
+  uint64_t in_flight_bytes = 0;  // that keep the disk at its bandwidth
+};
+
 struct PlanRequest {
   uint64_t budget_bytes = kNoLimit;
   std::vector<FixedCost> fixed;
   // Share of the bytes for FFN rows that goes to the overlay instead of the prefix, 0..0.5. Packed files only.
   double overlay_share = 0;
+  uint64_t ring_bytes = 0;  // 0: chosen; raised to the smallest that works
+  StreamRates rates;
 };
 
 // Rows of a matrix that are resident; the rest streams in chunks of chunk_rows.
@@ -54,25 +68,33 @@ struct PlanLine {
 struct Placement {
   std::vector<LayerPlacement> layers;
   MatrixPlacement head;
-  uint64_t ring_bytes = 0;        // 0 when nothing streams
-  uint64_t range_bytes = 0;       // longest range of the schedule
-  uint64_t complement_bytes = 0;  // read by each full pass
-  uint64_t planned_bytes = 0;     // all of it, fixed costs included
-  uint64_t smallest_budget_bytes = 0;
-  std::vector<PlanLine> lines;
+  uint64_t ring_bytes = 0;           // > 0: loading goes through it too
+  uint64_t range_bytes = 0;          // longest run of pages or rows that is one read
+  uint64_t complement_bytes = 0;     // read by each full pass
+  uint64_t resident_bytes = 0;       // weights in tier 0 that a full pass uses (all but the overlay)
+  uint64_t draft_bytes = 0;          // weights in tier 0 that a draft with every resident row uses
+  uint64_t planned_bytes = 0;        // all of it, fixed costs included
+  bool drafts_need_no_disk = false;  // packed, with attention and head resident
+  double resident_density = 1;       // share of FFN rows in tier 0, prefix and overlay, over all layers
+  std::vector<PlanLine> lines;       // who gets how much, fixed costs first, and why
 
   bool everything_resident() const { return complement_bytes == 0; }
-  // Share of FFN rows in tier 0, prefix and overlay, over all layers.
-  double resident_density = 1;
 };
 
 // ResourceExhausted names the smallest budget that works.
-absl::StatusOr<Placement> PlanPlacement(const ModelFile& model, const PlanRequest& request);
+absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanRequest& request);
 
-// A layer's down-scale table as a matrix, [planes * groups, dim] half, with its checksums.
-MatrixSource DownScaleTable(const PackedFile& packed, int32_t layer);
-// Bytes of a matrix's first `rows` rows in panels.
-uint64_t ResidentMatrixBytes(const MatrixSource& matrix, int32_t rows);
+// Budgets that mean something for a model and the request's fixed costs; the request's budget does not matter.
+struct BudgetMarks {
+  uint64_t smallest = 0;    // everything streams
+  uint64_t drafts = 0;      // attention and head resident: below it there are no drafts
+  uint64_t sensible = 0;    // and kSensibleDensity of the FFN's rows
+  uint64_t everything = 0;  // nothing streams
+};
+// Corrected runs pay from about here on (docs/benchmarks.md, acceptance by density).
+inline constexpr double kSensibleDensity = 0.7;
+BudgetMarks MarkBudgets(const ModelShape& model, const PlanRequest& request);
+
 // Bytes of the overlay of one layer.
 uint64_t OverlayBytes(const FfnPageLayout& layout, int32_t rows);
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/panel.h"
+#include "memory/model_shape.h"
 
 namespace dogstar {
 namespace {
@@ -70,7 +71,7 @@ struct Weights::Loader {
     return bytes + MatrixArenaBytes(model.head(), placement.head);
   }
   static uint64_t MatrixArenaBytes(const MatrixSource& matrix, const MatrixPlacement& place) {
-    return AlignUp(ResidentMatrixBytes(matrix, place.resident_rows), kCacheLine);
+    return AlignUp(PanelMatrixBytes(matrix.type, place.resident_rows, matrix.cols), kCacheLine);
   }
 
   std::byte* Take(uint64_t bytes, uint64_t alignment) {
@@ -115,7 +116,7 @@ struct Weights::Loader {
     part.type = matrix.type;
     part.cols = matrix.cols;
     part.resident = {matrix.type, MatrixLayout::kPanels, place.resident_rows, matrix.cols, nullptr};
-    std::byte* panels = Take(ResidentMatrixBytes(matrix, place.resident_rows), kCacheLine);
+    std::byte* panels = Take(PanelMatrixBytes(matrix.type, place.resident_rows, matrix.cols), kCacheLine);
     part.resident.data = panels;
     ForEachChunk(matrix, place, 0, place.resident_rows, [&](const StreamRange& range, int32_t row, int32_t rows) {
       ranges.push_back(range);

@@ -135,6 +135,11 @@ std::vector<ConfigKey> MakeKeys() {
                     config->cache_dir = std::string(value);
                     return absl::OkStatus();
                   }});
+  keys.push_back({"tiers", "what dogstar probe measured; default: tiers.json in cache_dir", "a path",
+                  [](std::string_view value, Config* config) {
+                    config->tiers = std::string(value);
+                    return absl::OkStatus();
+                  }});
   keys.push_back(int_key(
       "threads", "compute threads; 0: all cores", 0, 1024, "0 to 1024", [](Config & c) -> auto& { return c.threads; }));
   keys.push_back(int_key(
@@ -182,6 +187,8 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back({"io.verify", "when checksums of packed files are checked", "always, first, never",
                   ChoiceSetter(
                       kVerify, "always, first, never", [](Config & c) -> auto& { return c.io.verify; })});
+  keys.push_back({"io.ring", "memory for reads in flight; 0: chosen from the measured disk and memory", kSize,
+                  SizeSetter([](Config & c) -> auto& { return c.io.ring_bytes; })});
   keys.push_back(
       {"corrector.mode", "how tokens are made", "auto, dense, sparse, sirius, strict",
        ChoiceSetter(

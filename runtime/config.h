@@ -31,6 +31,7 @@ struct Config {
   int32_t context_keep = 0;  // first tokens that a sliding context never drops
   KvPrecision kv_type = KvPrecision::kF16;
   bool precise = false;
+  std::string tiers;      // what `dogstar probe` measured; empty: tiers.json in cache_dir, where there is one
   std::string cache_dir;  // packed files go here when the model's folder cannot be written; empty: nowhere else
   struct {
     std::optional<uint64_t> ram;  // bytes; none: no limit
@@ -47,6 +48,7 @@ struct Config {
     int32_t queue_depth = 64;
     DirectMode direct = DirectMode::kAuto;
     VerifyMode verify = VerifyMode::kFirst;
+    uint64_t ring_bytes = 0;  // memory for reads in flight; 0: chosen
   } io;
   struct {
     RunMode mode = RunMode::kAuto;

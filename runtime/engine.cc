@@ -4,40 +4,19 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <thread>
 
 #include "base/units.h"
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
 #include "runtime/importance.h"
+#include "runtime/run_plan.h"
 
 namespace dogstar {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
-// Between planning and the end of a run the program itself grows a little: thread stacks, heap, code pages that were
-// not touched yet. Measured with SmolLM2: 1.5 MiB.
-constexpr uint64_t kProgramSlack = 3 * kMiB;
-// Prompt rows per pass take at most this share of the budget.
-constexpr uint64_t kActivationShare = 16;
-constexpr int32_t kBatchRows[] = {512, 256, 128, 64, 32, 16};
-
-int Threads(const Config& config) {
-  return config.threads > 0 ? config.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
-
-// Precise runs keep float32, whatever is asked for.
-KvType KvTypeOf(const Config& config) {
-  if (config.precise || config.kv_type == KvPrecision::kF32) return KvType::kF32;
-  return config.kv_type == KvPrecision::kQ8_0 ? KvType::kQ8_0 : KvType::kF16;
-}
-
 void Note(const Hooks& hooks, const std::string& message) {
   if (hooks.note) hooks.note(message);
-}
-
-bool NeedsPacked(RunMode mode) {
-  return mode == RunMode::kSparse || mode == RunMode::kSirius || mode == RunMode::kStrict;
 }
 
 // The packed form of `source`, made now when there is none that is up to date.
@@ -54,7 +33,7 @@ absl::StatusOr<std::string> PackedFormOf(const std::string& source, const Config
   }
   Note(hooks, fmt::format("packing {} once into {} (about {})", source, packed, FormatSize(identity.bytes)));
   PackOptions options;
-  ASSIGN_OR_RETURN(options.importance, NewImportancePass(source, Threads(config)));
+  ASSIGN_OR_RETURN(options.importance, NewImportancePass(source, ThreadsOf(config)));
   options.progress = [&](uint64_t done, uint64_t total) {
     if (hooks.progress) hooks.progress("packing", done, total);
   };
@@ -102,44 +81,22 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Config& config, con
   return engine;
 }
 
-KvShape Engine::ShapeOfKv() const {
-  const ModelConfig& c = model_->config();
-  return {c.layer_count, c.kv_head_count, c.head_dim, options_.context_slots, KvTypeOf(config_)};
-}
-
-Forward::Limits Engine::ChooseLimits() const {
-  Forward::Limits limits;
-  limits.capture = predictor_->observes_prompt() && model_->packed() != nullptr && NeedsPacked(options_.mode);
-  limits.logit_rows = options_.logit_rows;
-  for (int32_t rows : kBatchRows) {
-    limits.batch_rows = std::max(rows, options_.logit_rows);
-    const uint64_t bytes = Forward::Bytes(*model_, *backend_, limits);
-    if (accountant_.limit_bytes() == kNoLimit || bytes <= accountant_.limit_bytes() / kActivationShare) break;
-  }
-  return limits;
-}
-
 absl::Status Engine::Plan(const Hooks& hooks) {
-  limits_ = ChooseLimits();
-  PlanRequest request;
-  request.budget_bytes = accountant_.limit_bytes();
-  malloc_trim(0);  // the vocabulary's strings are gone; give their memory back before it is counted
-  request.fixed = {{"program and vocabulary", options_.program_bytes.value_or(ResidentBytes() + kProgramSlack)},
-                   {"KV cache", KvStoreBytes(ShapeOfKv())},
-                   {"activations", Forward::Bytes(*model_, *backend_, limits_)},
-                   {"norms and down-scale tables", Weights::TableBytes(*model_)}};
-  if (options_.trace != nullptr) request.fixed.push_back({"trace", Trace::Bytes()});
-  const bool drafts = NeedsPacked(options_.mode);
-  if (drafts && limits_.capture) request.overlay_share = config_.draft.overlay;
-  ASSIGN_OR_RETURN(placement_, PlanPlacement(*model_, request));
+  RunPlanOptions options;
+  options.mode = options_.mode;
+  options.context_slots = options_.context_slots;
+  options.logit_rows = options_.logit_rows;
+  options.observes_prompt = predictor_->observes_prompt();
+  options.program_bytes = options_.program_bytes ? *options_.program_bytes : MeasureProgramBytes();
+  options.trace_bytes = options_.trace != nullptr ? Trace::Bytes() : 0;
+  ASSIGN_OR_RETURN(const MachineRates machine, KnownRates(config_, hooks.note));
+  ASSIGN_OR_RETURN(RunPlan plan, PlanRun(config_, *model_, *backend_, options, machine));
+  limits_ = plan.limits;
+  placement_ = std::move(plan.placement);
   for (const PlanLine& line : placement_.lines) RETURN_IF_ERROR(accountant_.Reserve(line.what, line.resident_bytes));
 
-  can_draft_ = model_->packed() != nullptr && placement_.head.resident_rows == model_->head().rows;
-  for (size_t i = 0; i < placement_.layers.size(); ++i) {
-    can_draft_ = can_draft_ && placement_.layers[i].output.resident_rows == model_->layers()[i].output.rows &&
-                 placement_.layers[i].value.resident_rows == model_->layers()[i].value.rows;
-  }
-  if (drafts && !can_draft_) {
+  can_draft_ = placement_.drafts_need_no_disk;
+  if (NeedsPacked(options_.mode) && !can_draft_) {
     if (options_.mode == RunMode::kSparse) {
       return absl::ResourceExhaustedError("sparse mode needs attention and head in memory; raise the budget");
     }
@@ -151,7 +108,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
 absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(predictor_, NewPredictor({config_.draft.predictor, config_.draft.density},
                                             model_->config().layer_count, model_->config().ffn_rows));
-  ASSIGN_OR_RETURN(backend_, NewCpuBackend({Threads(config_), config_.precise, CpuIsa::kAuto}));
+  ASSIGN_OR_RETURN(backend_, NewCpuBackend({ThreadsOf(config_), config_.precise, CpuIsa::kAuto}));
   RETURN_IF_ERROR(Plan(hooks));
   ASSIGN_OR_RETURN(ring_, AlignedBuffer::Create(placement_.ring_bytes));
 
@@ -185,7 +142,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
       ASSIGN_OR_RETURN(overlay_, Overlay::Create(*model_->packed(), overlay_rows, backend_.get()));
     }
   }
-  ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(ShapeOfKv()));
+  ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(KvShapeOf(config_, model_->config(), options_.context_slots)));
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));
   forward_->SetTrace(options_.trace);

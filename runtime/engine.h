@@ -86,8 +86,6 @@ class Engine {
   Engine(const Config& config, const ModelFile* model, const Options& options);
   absl::Status Build(const Hooks& hooks);
   absl::Status Plan(const Hooks& hooks);
-  Forward::Limits ChooseLimits() const;
-  KvShape ShapeOfKv() const;
 
   Config config_;
   const ModelFile* model_;

@@ -19,6 +19,8 @@ void AddPackCommand(CLI::App& app, CommandContext* context);
 void AddSynthCommand(CLI::App& app, CommandContext* context);
 void AddChatCommand(CLI::App& app, CommandContext* context);
 void AddEvalCommand(CLI::App& app, CommandContext* context);
+void AddPlanCommand(CLI::App& app, CommandContext* context);
+void AddProbeCommand(CLI::App& app, CommandContext* context);
 void AddRunCommand(CLI::App& app, CommandContext* context);
 
 }  // namespace dogstar

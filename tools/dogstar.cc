@@ -27,6 +27,8 @@ int main(int argc, char** argv) {
   dogstar::AddChatCommand(app, &context);
   dogstar::AddEvalCommand(app, &context);
   dogstar::AddPackCommand(app, &context);
+  dogstar::AddPlanCommand(app, &context);
+  dogstar::AddProbeCommand(app, &context);
   dogstar::AddInspectCommand(app, &context);
   dogstar::AddTokenizeCommand(app, &context);
   dogstar::AddSynthCommand(app, &context);

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iostream>
 #include <sstream>
+#include <utility>
 
 #include "base/units.h"
 #include "fmt/format.h"
@@ -132,6 +133,12 @@ void Progress::Bytes(std::string_view what, uint64_t done, uint64_t total) {
   bar_->Update(done, total);
 }
 
+void Progress::Steps(std::string_view what, int done, int total) {
+  if (isatty(STDERR_FILENO) == 0) return;
+  steps_shown_ = true;
+  std::fprintf(stderr, "\r\x1b[K%.*s: step %d of %d", static_cast<int>(what.size()), what.data(), done + 1, total);
+}
+
 void Progress::Prompt(int32_t done, int32_t total) {
   Finish();
   if (!prompt_since_) prompt_since_ = std::chrono::steady_clock::now();
@@ -140,6 +147,7 @@ void Progress::Prompt(int32_t done, int32_t total) {
 }
 
 void Progress::Finish() {
+  if (std::exchange(steps_shown_, false)) std::fputs("\r\x1b[K", stderr);
   bar_.reset();
   what_.clear();
 }

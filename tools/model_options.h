@@ -41,6 +41,8 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 class Progress {
  public:
   void Bytes(std::string_view what, uint64_t done, uint64_t total);
+  // Steps of unlike length, on a terminal.
+  void Steps(std::string_view what, int done, int total);
   // A prompt that takes more than a second, on a terminal.
   void Prompt(int32_t done, int32_t total);
   void Finish();
@@ -48,6 +50,7 @@ class Progress {
  private:
   std::string what_;
   std::unique_ptr<ProgressBar> bar_;
+  bool steps_shown_ = false;
   std::optional<std::chrono::steady_clock::time_point> prompt_since_;
 };
 // Notes as lines on stderr. `bar` must outlive them.

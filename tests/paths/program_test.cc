@@ -218,5 +218,38 @@ TEST_F(ProgramTest, AStopStringEndsTheOutput) {
   EXPECT_EQ(stopped["tokens"].size(), 3U);
 }
 
+TEST_F(ProgramTest, PlanSaysWhatStaysAndWhichBudgetsMeanSomething) {
+  const ProgramOutput plain = RunProgram(folder_, "plan " + model_ + " -c 64 --json");
+  ASSERT_EQ(plain.exit_code, 0) << plain.err;
+  const nlohmann::json plan = nlohmann::json::parse(plain.out);
+  EXPECT_FALSE(plan["placement"].empty());
+  uint64_t smallest = 0;
+  for (const nlohmann::json& budget : plan["budgets"]) {
+    if (budget["name"] == "smallest") smallest = budget["budget_bytes"];
+    EXPECT_GT(budget["dense_s"], 0);
+  }
+  ASSERT_GT(smallest, 0u);
+  EXPECT_EQ(plan["budgets"][0]["complement_bytes"], 0);
+  const ProgramOutput text = RunProgram(folder_, "plan " + model_ + " -c 64 --ram 1MiB");
+  EXPECT_EQ(text.exit_code, 1);
+  EXPECT_THAT(text.err, HasSubstr("smallest that works"));
+  EXPECT_THAT(RunProgram(folder_, "plan " + model_ + " -c 64").out, AllOf(HasSubstr("sensible"), HasSubstr("ring")));
+}
+
+TEST_F(ProgramTest, ProbeWritesFiguresThatPlanUses) {
+  const std::string tiers = folder_.Path("made/tiers.json");
+  const ProgramOutput probe = RunProgram(folder_, "probe --quick -t 1 --json -o " + tiers);
+  ASSERT_EQ(probe.exit_code, 0) << probe.err;
+  EXPECT_GT(nlohmann::json::parse(probe.out)["memory_bytes_per_second"], 1e8);
+  const ProgramOutput plan = RunProgram(folder_, "plan " + model_ + " --json --set tiers=" + tiers);
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  EXPECT_EQ(nlohmann::json::parse(plan.out)["kernels_measured"], true);
+  EXPECT_EQ(nlohmann::json::parse(plan.out)["disk_measured"], false);
+  // A file too small to say anything of its disk is refused, not believed.
+  EXPECT_THAT(RunProgram(folder_, "probe --quick -o " + tiers + " " + model_).err, HasSubstr("at least 64.0 MiB"));
+  WriteFile("broken.json", "{\"version\": 1}");
+  ExpectRefused(model_ + " --set tiers=" + folder_.Path("broken.json"), 1, {"broken.json", "dogstar probe"});
+}
+
 }  // namespace
 }  // namespace dogstar

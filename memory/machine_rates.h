@@ -1,0 +1,58 @@
+// MachineRates: what one machine gives, measured (`dogstar probe`) and kept in a file (runtime/tiers.h). Planning and
+// forecasts are functions of these numbers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/quant.h"
+
+namespace dogstar {
+
+// How weights lie in memory when a kernel reads them: panels (resident matrices), plain rows of a file (streamed
+// matrices, repacked on the way), pages of FFN rows (packed files, resident or streamed).
+enum class WeightForm { kPanels, kPlain, kPages };
+
+// Weight bytes per second of products of `rows` activation rows with weights that come from memory, all threads.
+struct KernelRate {
+  QuantType type = QuantType::kQ4_0;
+  WeightForm form = WeightForm::kPanels;
+  int32_t rows = 1;
+  double bytes_per_second = 0;
+};
+
+// One size and depth of reading.
+struct ReadRate {
+  uint64_t read_bytes = 0;
+  int32_t depth = 0;
+  double bytes_per_second = 0;
+};
+
+struct DiskRates {
+  std::string device;  // "254:0", major and minor number
+  std::string path;    // what was read
+  std::string reader;  // "io_uring, O_DIRECT, ..."
+  std::vector<ReadRate> reads;
+  double bytes_per_second = 0;   // a long run of neighbouring reads, as a pass makes them
+  uint64_t in_flight_bytes = 0;  // the least that reached 97% of the best of `reads`; 0: not known
+};
+
+struct MachineRates {
+  std::string machine;  // for people: processor, instruction set
+  int32_t threads = 0;
+  double memory_bytes_per_second = 0;  // plain reading, all threads
+  std::vector<KernelRate> kernels;
+  std::vector<DiskRates> disks;
+
+  // The disk with this device number; null when it was not measured.
+  const DiskRates* FindDisk(const std::string& device) const;
+  // Seconds for `bytes` of weights and `rows` activation rows. Between measured row counts the time of a byte is
+  // linear; a type that was not measured counts as the measured one of the nearest width. 0 when nothing was measured.
+  double KernelSeconds(QuantType type, WeightForm form, int32_t rows, double bytes) const;
+};
+
+// Assumed where nothing was measured: two cores of a server, an NVMe disk.
+MachineRates CommonRates();
+
+}  // namespace dogstar

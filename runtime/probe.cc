@@ -1,0 +1,284 @@
+#include "runtime/probe.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/clock.h"
+#include "base/panel.h"
+#include "base/random.h"
+#include "base/thread_pool.h"
+#include "base/units.h"
+#include "cpu/cpu_backend.h"
+#include "fmt/format.h"
+#include "runtime/tiers.h"
+
+namespace dogstar {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+// As wide as an 8B model's; every block format divides it.
+constexpr int32_t kCols = 4096;
+constexpr std::array kTypes = {QuantType::kQ4_0, QuantType::kQ4_K, QuantType::kQ6_K, QuantType::kQ8_0, QuantType::kF16};
+constexpr std::array<int32_t, 3> kRows = {1, 4, 16};
+// Any byte is a code; as halves these bytes are 0.0596, a plausible scale.
+constexpr int kFill = 0x2b;
+
+absl::Status Step(const ProbeProgress& progress, std::string_view what, int done, int total) {
+  if (progress && !progress(what, done, total)) return absl::CancelledError("the probe was stopped");
+  return absl::OkStatus();
+}
+
+// Bytes per second of `function`, which goes over `bytes` bytes: the best of at least two runs, since whatever
+// disturbs makes it slower.
+template <typename Function>
+double BestRate(uint64_t bytes, double least_seconds, Function function) {
+  double best = 1e9;
+  const double begin = Now();
+  for (int run = 0; run < 2 || Now() - begin < least_seconds; ++run) {
+    const double start = Now();
+    function();
+    best = std::min(best, Now() - start);
+  }
+  return static_cast<double>(bytes) / best;
+}
+
+uint64_t SumWords(std::span<const std::byte> bytes) {
+  constexpr size_t kLanes = 8;
+  std::array<uint64_t, kLanes> sums{};
+  for (size_t at = 0; at + sizeof(sums) <= bytes.size(); at += sizeof(sums)) {
+    std::array<uint64_t, kLanes> words;
+    std::memcpy(words.data(), bytes.data() + at, sizeof(words));
+    for (size_t i = 0; i < kLanes; ++i) sums[i] += words[i];
+  }
+  uint64_t sum = 0;
+  for (uint64_t lane : sums) sum += lane;
+  return sum;
+}
+
+double MemoryRate(std::span<const std::byte> memory, int threads, double seconds) {
+  ThreadPool pool(threads);
+  std::vector<uint64_t> sums(static_cast<size_t>(threads));
+  const double rate = BestRate(memory.size(), seconds, [&] {
+    pool.Run([&](int thread) {
+      const Range part = PartOf(static_cast<int64_t>(memory.size()), 4096, thread, threads);
+      sums[static_cast<size_t>(thread)] +=
+          SumWords(memory.subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.end - part.begin)));
+    });
+  });
+  // The sums must be used, or nothing would be read.
+  return sums[0] == 1 ? rate + 1e-9 : rate;
+}
+
+// What kernels of one type need, over one memory of weights.
+class KernelBench {
+ public:
+  static absl::StatusOr<std::unique_ptr<KernelBench>> Create(Backend* backend, std::span<const std::byte> memory) {
+    auto bench = std::unique_ptr<KernelBench>(new KernelBench(backend, memory));
+    const int32_t most = kRows.back();
+    ASSIGN_OR_RETURN(bench->input_, backend->NewTensor(most, kCols));
+    std::vector<float> values(static_cast<size_t>(most) * kCols);
+    SplitMix64 random(1);
+    for (float& value : values) value = static_cast<float>(random.Next() % 2001) / 1000 - 1;
+    backend->Upload(values, 0, bench->input_.get());
+    ASSIGN_OR_RETURN(bench->x_, backend->NewActivations(most, kCols));
+    backend->Prepare(*bench->input_, most, bench->x_.get());
+    ASSIGN_OR_RETURN(bench->out_, backend->NewTensor(most, kOutRows));
+    ASSIGN_OR_RETURN(bench->residual_, backend->NewTensor(most, kCols));
+    ASSIGN_OR_RETURN(bench->job_, backend->NewFfnJob(most, kCols, kFfnRows));
+    bench->groups_.assign(kFfnRows, 0);
+    return bench;
+  }
+
+  // Matrices of up to kOutRows rows, one after the other over the memory.
+  double Matrices(QuantType type, MatrixLayout layout, int32_t rows, double seconds) {
+    const uint64_t matrix_bytes = layout == MatrixLayout::kPanels
+                                      ? PanelMatrixBytes(type, kOutRows, kCols)
+                                      : RowBytes(type, kCols) * static_cast<uint64_t>(kOutRows);
+    const uint64_t count = memory_.size() / matrix_bytes;
+    return BestRate(count * matrix_bytes, seconds, [&] {
+      for (uint64_t i = 0; i < count; ++i) {
+        backend_->MatMul({type, layout, kOutRows, kCols, memory_.data() + i * matrix_bytes}, *x_, rows, 0, out_.get());
+      }
+      backend_->Wait(backend_->Now());
+    });
+  }
+
+  // Pages of a packed file; 0 for types that no page holds.
+  double Pages(QuantType type, int32_t rows, double seconds) {
+    const absl::StatusOr<FfnPageLayout> layout = FfnPageLayout::Make(type, type, type, kCols, kFfnRows, 32, 8);
+    if (!layout.ok() || layout->page_bytes > memory_.size()) return 0;
+    FfnParams params;
+    params.layout = *layout;
+    // The table's scales are any bytes of the memory as well.
+    params.down_scales = memory_.data();
+    std::vector<FfnPageRef> pages;
+    for (uint64_t at = 0; at + layout->page_bytes <= memory_.size(); at += layout->page_bytes) {
+      FfnPageRef page;
+      page.data = memory_.data() + at;
+      page.first_row = static_cast<int32_t>(pages.size()) * 32 % kFfnRows;
+      page.row_count = 32;
+      page.run_groups = groups_.data();
+      pages.push_back(page);
+    }
+    return BestRate(pages.size() * layout->page_bytes, seconds, [&] {
+      backend_->FfnBegin(params, *x_, rows, job_.get());
+      backend_->FfnAccumulatePages(pages, job_.get());
+      backend_->FfnEnd(job_.get(), residual_.get());
+      backend_->Wait(backend_->Now());
+    });
+  }
+
+ private:
+  static constexpr int32_t kOutRows = 1024;
+  static constexpr int32_t kFfnRows = 8192;
+
+  KernelBench(Backend* backend, std::span<const std::byte> memory) : backend_(backend), memory_(memory) {}
+
+  Backend* backend_;
+  std::span<const std::byte> memory_;
+  std::unique_ptr<Tensor> input_, out_, residual_;
+  std::unique_ptr<Activations> x_;
+  std::unique_ptr<FfnJob> job_;
+  std::vector<uint16_t> groups_;
+};
+
+// Keeps `depth` reads of `read_bytes` in flight for a while, one after the other from `offset` on.
+absl::StatusOr<double> ReadRateOf(PageReader* reader, std::span<std::byte> buffer, uint64_t read_bytes, int32_t depth,
+                                  uint64_t file_bytes, double seconds, uint64_t* offset) {
+  std::vector<uint64_t> free_places;
+  for (int32_t i = 0; i < depth; ++i) free_places.push_back(static_cast<uint64_t>(i) * read_bytes);
+  std::vector<Completion> finished;
+  uint64_t bytes = 0;
+  const double start = Now();
+  while (Now() - start < seconds || reader->in_flight() > 0) {
+    std::vector<ReadRequest> requests;
+    while (!free_places.empty() && Now() - start < seconds) {
+      if (*offset + read_bytes > file_bytes) *offset = 0;
+      ReadRequest request{.offset = *offset, .destination = buffer.data() + free_places.back()};
+      request.bytes = request.needed_bytes = static_cast<uint32_t>(read_bytes);
+      request.tag = free_places.back();
+      requests.push_back(request);
+      free_places.pop_back();
+      *offset += read_bytes;
+    }
+    if (!requests.empty()) RETURN_IF_ERROR(reader->Submit(requests));
+    finished.clear();
+    if (reader->in_flight() > 0) RETURN_IF_ERROR(reader->Reap(1, &finished));
+    for (const Completion& completion : finished) {
+      RETURN_IF_ERROR(completion.status);
+      free_places.push_back(completion.tag);
+      bytes += read_bytes;
+    }
+  }
+  return static_cast<double>(bytes) / (Now() - start);
+}
+
+}  // namespace
+
+absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progress, MachineRates* rates) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, NewCpuBackend({probe.threads, false, CpuIsa::kAuto}));
+  ASSIGN_OR_RETURN(const AlignedBuffer memory, AlignedBuffer::Create(probe.bytes));
+  std::memset(memory.data(), kFill, memory.size());
+  rates->machine = backend->Describe();
+  rates->threads = probe.threads;
+  const int total = static_cast<int>(kTypes.size()) + 1;
+  RETURN_IF_ERROR(Step(progress, "memory", 0, total));
+  rates->memory_bytes_per_second = MemoryRate(memory.span(), probe.threads, 4 * probe.seconds);
+  ASSIGN_OR_RETURN(const std::unique_ptr<KernelBench> bench, KernelBench::Create(backend.get(), memory.span()));
+  for (size_t i = 0; i < kTypes.size(); ++i) {
+    const QuantType type = kTypes[i];
+    RETURN_IF_ERROR(Step(progress, TraitsOf(type).name, static_cast<int>(i) + 1, total));
+    for (const int32_t rows : kRows) {
+      const auto add = [&](WeightForm form, double rate) {
+        if (rate > 0) rates->kernels.push_back({type, form, rows, rate});
+      };
+      add(WeightForm::kPanels, bench->Matrices(type, MatrixLayout::kPanels, rows, probe.seconds));
+      add(WeightForm::kPlain, bench->Matrices(type, MatrixLayout::kPlain, rows, probe.seconds));
+      add(WeightForm::kPages, bench->Pages(type, rows, probe.seconds));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress& progress) {
+  constexpr std::array<uint64_t, 4> kSizes = {64 * 1024, 256 * 1024, kMiB, 2 * kMiB};
+  constexpr std::array<int32_t, 5> kDepths = {1, 4, 8, 16, 32};
+  constexpr int32_t kStreamDepth = 16;
+  constexpr uint64_t kLeastBytes = 64 * kMiB;
+  std::error_code error;
+  const uint64_t file_bytes = std::filesystem::file_size(probe.path, error);
+  if (error) return ErrnoStatus("size of", probe.path, -1, -1, error.value());
+  if (file_bytes < kLeastBytes) {
+    return absl::InvalidArgumentError(fmt::format("{} has {}; a disk is measured with a file of at least {}",
+                                                  probe.path, FormatSize(file_bytes), FormatSize(kLeastBytes)));
+  }
+  ASSIGN_OR_RETURN(const AlignedBuffer buffer, AlignedBuffer::Create(kSizes.back() * kDepths.back()));
+  ReaderOptions options{
+      .engine = probe.engine, .direct = probe.direct, .queue_depth = kDepths.back(), .buffer = buffer.span()};
+  ASSIGN_OR_RETURN(const std::unique_ptr<PageReader> reader, OpenPageReader(probe.path, options, nullptr));
+  DiskRates disk;
+  disk.path = probe.path;
+  disk.reader = reader->Describe();
+  ASSIGN_OR_RETURN(disk.device, DeviceOf(probe.path));
+  const int total = static_cast<int>(kSizes.size() * kDepths.size()) + 1;
+  uint64_t offset = 0;
+  double best = 0;
+  for (const uint64_t size : kSizes) {
+    for (const int32_t depth : kDepths) {
+      RETURN_IF_ERROR(Step(progress, "disk", static_cast<int>(disk.reads.size()), total));
+      ASSIGN_OR_RETURN(const double rate,
+                       ReadRateOf(reader.get(), buffer.span(), size, depth, file_bytes, probe.seconds, &offset));
+      disk.reads.push_back({size, depth, rate});
+      best = std::max(best, rate);
+    }
+  }
+  RETURN_IF_ERROR(Step(progress, "disk", total - 1, total));
+  ASSIGN_OR_RETURN(disk.bytes_per_second, ReadRateOf(reader.get(), buffer.span(), kMiB, kStreamDepth, file_bytes,
+                                                     probe.stream_seconds, &offset));
+  constexpr double kEnough = 0.97;
+  for (const ReadRate& read : disk.reads) {
+    const uint64_t in_flight = read.read_bytes * static_cast<uint64_t>(read.depth);
+    if (read.read_bytes < kMiB || read.bytes_per_second < kEnough * best) continue;
+    if (disk.in_flight_bytes == 0 || in_flight < disk.in_flight_bytes) disk.in_flight_bytes = in_flight;
+  }
+  return disk;
+}
+
+absl::StatusOr<std::string> MakeProbeFile(const std::string& folder, uint64_t bytes) {
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(folder, error);
+  if (error) return ErrnoStatus("free space of", folder, -1, -1, error.value());
+  if (space.available < bytes + bytes / 8) {
+    return absl::ResourceExhaustedError(fmt::format("{} has {} free; a file of {} is needed to measure its disk",
+                                                    folder, FormatSize(space.available), FormatSize(bytes)));
+  }
+  const std::string path = fmt::format("{}/dogstar-probe-{}.tmp", folder, ::getpid());
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd < 0) return ErrnoStatus("create", path, -1, -1, errno);
+  std::vector<uint64_t> block(kMiB / sizeof(uint64_t));
+  SplitMix64 random(7);
+  int failed = 0;
+  for (uint64_t at = 0; at < bytes && failed == 0;) {
+    for (uint64_t& word : block) word = random.Next();
+    const ssize_t written = ::pwrite(fd, block.data(), kMiB, static_cast<off_t>(at));
+    if (written < 0 && errno != EINTR) failed = errno;
+    if (written > 0) at += static_cast<uint64_t>(written);
+  }
+  if (failed == 0 && ::fsync(fd) != 0) failed = errno;
+  ::close(fd);
+  if (failed == 0) return path;
+  ::unlink(path.c_str());
+  return ErrnoStatus("write", path, -1, static_cast<int64_t>(bytes), failed);
+}
+
+}  // namespace dogstar

@@ -1,0 +1,44 @@
+// Probe: measures what this machine gives, for the planner: reading memory, our own kernels on weights that come from
+// memory, reading a disk by size and depth. Seconds, not minutes; nothing is written but a file to read where none is
+// given.
+//
+// Threads: one; kernels use the backend's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "device/backend.h"
+#include "io/page_reader.h"
+#include "memory/machine_rates.h"
+
+namespace dogstar {
+
+// Called before each measurement; may be empty. False stops the probe (Cancelled).
+using ProbeProgress = std::function<bool(std::string_view what, int done, int total)>;
+
+struct KernelProbe {
+  int threads = 1;
+  uint64_t bytes = uint64_t{96} << 20;  // of weights per measurement: more than any cache holds
+  double seconds = 0.06;                // per measurement, at least
+};
+// Fills machine, threads, memory and kernels of `rates`.
+absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progress, MachineRates* rates);
+
+struct DiskProbe {
+  std::string path;  // a file of at least 64 MiB; it is read, never written
+  IoEngine engine = IoEngine::kAuto;
+  DirectMode direct = DirectMode::kAuto;
+  double seconds = 0.25;        // per size and depth
+  double stream_seconds = 1.5;  // of neighbouring 1 MiB reads
+};
+absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress& progress);
+
+// Makes a file of `bytes` that no file system can shrink, for ProbeDisk, in `folder`. The path is returned; the caller
+// removes it. ResourceExhausted names what is free where that is too little.
+absl::StatusOr<std::string> MakeProbeFile(const std::string& folder, uint64_t bytes);
+
+}  // namespace dogstar

@@ -1,0 +1,114 @@
+#include "runtime/run_plan.h"
+
+#include <malloc.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "base/units.h"
+#include "fmt/format.h"
+#include "memory/available_memory.h"
+#include "memory/weights.h"
+#include "runtime/tiers.h"
+
+namespace dogstar {
+namespace {
+
+// Between planning and the end of a run the program itself grows a little: thread stacks, heap, code pages that were
+// not touched yet. Measured with SmolLM2: 1.5 MiB.
+constexpr uint64_t kProgramSlack = uint64_t{3} << 20;
+// Prompt rows per pass take at most this share of the budget.
+constexpr uint64_t kActivationShare = 16;
+constexpr int32_t kBatchRows[] = {512, 256, 128, 64, 32, 16};
+
+KvType KvTypeOf(const Config& config) {
+  if (config.precise || config.kv_type == KvPrecision::kF32) return KvType::kF32;
+  return config.kv_type == KvPrecision::kQ8_0 ? KvType::kQ8_0 : KvType::kF16;
+}
+
+Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const Backend& backend,
+                             const RunPlanOptions& options) {
+  Forward::Limits limits;
+  limits.capture = options.observes_prompt && model.packed() != nullptr && NeedsPacked(options.mode);
+  limits.logit_rows = options.logit_rows;
+  for (int32_t rows : kBatchRows) {
+    limits.batch_rows = std::max(rows, options.logit_rows);
+    const uint64_t bytes = Forward::Bytes(model, backend, limits);
+    if (!config.budget.ram || bytes <= *config.budget.ram / kActivationShare) break;
+  }
+  return limits;
+}
+
+// More than the machine has would be killed while it loads, or in the middle of a text.
+absl::Status CheckMachine(const Config& config, const ModelFile& model, const Placement& placement) {
+  const uint64_t available = AvailableMemoryBytes();
+  const uint64_t resident = ResidentBytes();  // counted in the plan, and taken already
+  if (available == kNoLimit || placement.planned_bytes <= available + resident) return absl::OkStatus();
+  const std::string what = config.budget.ram
+                               ? fmt::format("a budget of {} for {}", FormatSize(*config.budget.ram), model.path())
+                               : model.path();
+  return absl::ResourceExhaustedError(fmt::format(
+      "{} takes {} and {} are available: give a budget that fits, such as --ram {}MiB (what it does not hold streams "
+      "from disk), or a shorter context (-c)",
+      what, FormatSize(placement.planned_bytes), FormatSize(available + resident),
+      ((available + resident) >> 20) * 9 / 10));
+}
+
+}  // namespace
+
+bool NeedsPacked(RunMode mode) {
+  return mode == RunMode::kSparse || mode == RunMode::kSirius || mode == RunMode::kStrict;
+}
+
+uint64_t MeasureProgramBytes() {
+  malloc_trim(0);  // the vocabulary's strings are gone
+  return ResidentBytes() + kProgramSlack;
+}
+
+int ThreadsOf(const Config& config) {
+  return config.threads > 0 ? config.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+KvShape KvShapeOf(const Config& config, const ModelConfig& model, int32_t context_slots) {
+  return {model.layer_count, model.kv_head_count, model.head_dim, context_slots, KvTypeOf(config)};
+}
+
+absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, const Backend& backend,
+                                const RunPlanOptions& options, const MachineRates& machine) {
+  RunPlan plan;
+  plan.limits = ChooseLimits(config, model, backend, options);
+  plan.request.budget_bytes = config.budget.ram.value_or(kNoLimit);
+  plan.request.ring_bytes = config.io.ring_bytes;
+  plan.request.rates = StreamRatesOf(machine, model.path());
+  plan.request.fixed = {{"program and vocabulary", options.program_bytes},
+                        {"KV cache", KvStoreBytes(KvShapeOf(config, model.config(), options.context_slots))},
+                        {"activations", Forward::Bytes(model, backend, plan.limits)},
+                        {"norms and down-scale tables", Weights::TableBytes(model)}};
+  if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
+  if (plan.limits.capture) plan.request.overlay_share = config.draft.overlay;
+  ASSIGN_OR_RETURN(plan.placement, PlanPlacement(ShapeOf(model), plan.request));
+  RETURN_IF_ERROR(CheckMachine(config, model, plan.placement));
+  return plan;
+}
+
+absl::StatusOr<MachineRates> KnownRates(const Config& config, const std::function<void(std::string_view)>& note) {
+  const bool by_name = !config.tiers.empty();
+  if (!by_name && config.cache_dir.empty()) return MachineRates{};
+  absl::StatusOr<MachineRates> rates = ReadTiersFile(by_name ? config.tiers : config.cache_dir + "/tiers.json");
+  if (rates.ok() || by_name) return rates;
+  if (!absl::IsNotFound(rates.status()) && note) note(std::string(rates.status().message()));
+  return MachineRates{};
+}
+
+StreamRates StreamRatesOf(const MachineRates& machine, const std::string& path) {
+  StreamRates rates;
+  rates.memory_bytes_per_second = machine.memory_bytes_per_second;
+  const absl::StatusOr<std::string> device = DeviceOf(path);
+  const DiskRates* disk = device.ok() ? machine.FindDisk(*device) : nullptr;
+  if (disk == nullptr) return rates;
+  rates.disk_bytes_per_second = disk->bytes_per_second;
+  rates.in_flight_bytes = disk->in_flight_bytes;
+  return rates;
+}
+
+}  // namespace dogstar

@@ -1,0 +1,55 @@
+// RunPlan: what a run of a model will take, before anything large is allocated. The engine builds what is planned here,
+// `dogstar plan` prints it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "device/backend.h"
+#include "memory/machine_rates.h"
+#include "memory/planner.h"
+#include "model/model_file.h"
+#include "runtime/config.h"
+#include "runtime/forward.h"
+
+namespace dogstar {
+
+// True for modes that draft, which needs the packed form.
+bool NeedsPacked(RunMode mode);
+int ThreadsOf(const Config& config);
+// Precise runs keep float32, whatever is asked for.
+KvShape KvShapeOf(const Config& config, const ModelConfig& model, int32_t context_slots);
+
+// Memory of the program and the vocabulary: as it is now, and what it will grow by. Gives freed memory back first.
+uint64_t MeasureProgramBytes();
+
+struct RunPlanOptions {
+  RunMode mode = RunMode::kDense;
+  int32_t context_slots = 0;
+  int32_t logit_rows = 1;
+  bool observes_prompt = false;  // the predictor wants to see activations
+  // Memory of the program and the vocabulary as it is now, and what tools around it take.
+  uint64_t program_bytes = 0;
+  uint64_t trace_bytes = 0;
+};
+
+struct RunPlan {
+  PlanRequest request;
+  Forward::Limits limits;
+  Placement placement;
+};
+
+// ResourceExhausted: a budget too small (with the smallest), or, without a budget, a machine without the memory.
+absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, const Backend& backend,
+                                const RunPlanOptions& options, const MachineRates& machine);
+
+// What was measured of this machine: config.tiers, or tiers.json in the cache folder where there is one; nothing known
+// otherwise. An unreadable file is an error only when it was asked for by name; else `note` hears of it.
+absl::StatusOr<MachineRates> KnownRates(const Config& config, const std::function<void(std::string_view)>& note);
+// What the planner needs of them for the file `path`.
+StreamRates StreamRatesOf(const MachineRates& machine, const std::string& path);
+
+}  // namespace dogstar
