@@ -53,6 +53,20 @@ absl::StatusOr<AlignedBuffer> AlignedBuffer::Create(uint64_t bytes) {
   return buffer;
 }
 
+absl::Status AlignedBuffer::Touch() {
+  const uint64_t bytes = RoundUp(size_, kSmallPage);
+#ifdef MADV_POPULATE_WRITE
+  if (bytes == 0 || ::madvise(data_, bytes, MADV_POPULATE_WRITE) == 0) return absl::OkStatus();
+  if (errno != EINVAL) return NoMemory(size_, errno);
+#endif
+  // Kernels before 5.14: a write to each page.
+  for (uint64_t at = 0; at < bytes; at += kSmallPage) {
+    volatile std::byte* place = data_ + at;
+    *place = *place;
+  }
+  return absl::OkStatus();
+}
+
 AlignedBuffer::AlignedBuffer(AlignedBuffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 

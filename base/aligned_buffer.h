@@ -15,6 +15,9 @@ class AlignedBuffer {
   AlignedBuffer() = default;
   // ResourceExhausted names the bytes. bytes == 0 gives an empty buffer.
   static absl::StatusOr<AlignedBuffer> Create(uint64_t bytes);
+  // Takes all of its memory from the system now, so that none is missing later. ResourceExhausted names the bytes where
+  // the system says no (a cgroup may kill the process instead).
+  absl::Status Touch();
   AlignedBuffer(AlignedBuffer&& other) noexcept;
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept;
   ~AlignedBuffer();

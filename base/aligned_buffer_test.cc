@@ -1,7 +1,10 @@
 #include "base/aligned_buffer.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -50,6 +53,21 @@ TEST(AlignedBufferTest, MovingHandsTheMemoryOver) {
   EXPECT_EQ(third.size(), 8192u);
   EXPECT_EQ(third.data()[100], std::byte{42});
   EXPECT_EQ(second.size(), 0u);
+}
+
+TEST(AlignedBufferTest, TouchedMemoryIsResidentAndKeepsItsContent) {
+  AlignedBuffer buffer = *AlignedBuffer::Create(64 << 20);
+  buffer.data()[12345] = std::byte{7};
+  std::vector<unsigned char> resident(buffer.size() / 4096);
+  const auto count = [&] {
+    EXPECT_EQ(::mincore(buffer.data(), buffer.size(), resident.data()), 0);
+    return std::ranges::count_if(resident, [](unsigned char page) { return (page & 1) != 0; });
+  };
+  EXPECT_LT(count(), std::ssize(resident));
+  EXPECT_TRUE(buffer.Touch().ok());
+  EXPECT_EQ(count(), std::ssize(resident));
+  EXPECT_EQ(buffer.data()[12345], std::byte{7});
+  EXPECT_TRUE(AlignedBuffer().Touch().ok());
 }
 
 }  // namespace

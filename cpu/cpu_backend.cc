@@ -36,7 +36,11 @@ void CopyValues(const float* from, int64_t count, float* to) {
 class CpuBackend : public Backend {
  public:
   CpuBackend(const CpuOptions& options, const KernelTable& kernels)
-      : kernels_(kernels), precise_(options.precise), pool_(options.threads), ffn_(kernels, options.precise, pool_) {}
+      : kernels_(kernels),
+        precise_(options.precise),
+        touch_memory_(options.touch_memory),
+        pool_(options.threads),
+        ffn_(kernels, options.precise, pool_) {}
 
   absl::Status Init() {
     for (int i = 0; i < pool_.size(); ++i) {
@@ -112,6 +116,12 @@ class CpuBackend : public Backend {
  private:
   Ticket NextTicket() { return Ticket{++last_ticket_}; }
 
+  absl::StatusOr<AlignedBuffer> NewBuffer(uint64_t bytes) const {
+    ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::Create(bytes));
+    if (touch_memory_) RETURN_IF_ERROR(buffer.Touch());
+    return buffer;
+  }
+
   // Runs work(begin, end) over parts of `total` items, `values` of work each.
   template <typename Work>
   void ForParts(int64_t total, int64_t values, const Work& work) {
@@ -132,6 +142,7 @@ class CpuBackend : public Backend {
 
   const KernelTable& kernels_;
   const bool precise_;
+  const bool touch_memory_;
   ThreadPool pool_;
   CpuFfn ffn_;
   std::vector<AlignedBuffer> scratch_;  // one per thread
@@ -141,14 +152,14 @@ class CpuBackend : public Backend {
 };
 
 absl::StatusOr<std::byte*> CpuBackend::AllocateMemory(uint64_t bytes) {
-  ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::Create(std::max<uint64_t>(bytes, 1)));
+  ASSIGN_OR_RETURN(AlignedBuffer buffer, NewBuffer(std::max<uint64_t>(bytes, 1)));
   std::byte* data = buffer.data();
   memory_.emplace(data, std::move(buffer));
   return data;
 }
 
 absl::StatusOr<std::unique_ptr<Tensor>> CpuBackend::NewTensor(int32_t rows, int32_t cols) {
-  ASSIGN_OR_RETURN(AlignedBuffer memory, AlignedBuffer::Create(TensorBytes(rows, cols)));
+  ASSIGN_OR_RETURN(AlignedBuffer memory, NewBuffer(TensorBytes(rows, cols)));
   rope_.Reserve(rows);
   return std::make_unique<CpuTensor>(rows, cols, std::move(memory));
 }
@@ -157,7 +168,7 @@ absl::StatusOr<std::unique_ptr<Activations>> CpuBackend::NewActivations(int32_t 
   if (cols % kQuantBlock != 0) {
     return absl::InvalidArgumentError(fmt::format("activations of {} columns: not a multiple of 32", cols));
   }
-  ASSIGN_OR_RETURN(AlignedBuffer memory, AlignedBuffer::Create(ActivationsBytes(rows, cols)));
+  ASSIGN_OR_RETURN(AlignedBuffer memory, NewBuffer(ActivationsBytes(rows, cols)));
   return std::make_unique<CpuActivations>(rows, cols, precise_, std::move(memory));
 }
 
@@ -166,7 +177,7 @@ absl::StatusOr<std::unique_ptr<KvStore>> CpuBackend::NewKvStore(const KvShape& s
     return absl::InvalidArgumentError(
         fmt::format("attention heads of {} dimensions: must be 1 to {}", shape.head_dim, kMaxHeadDim));
   }
-  ASSIGN_OR_RETURN(AlignedBuffer memory, AlignedBuffer::Create(KvStoreBytes(shape)));
+  ASSIGN_OR_RETURN(AlignedBuffer memory, NewBuffer(KvStoreBytes(shape)));
   return std::make_unique<CpuKvStore>(shape, std::move(memory));
 }
 
@@ -174,7 +185,7 @@ absl::StatusOr<std::unique_ptr<FfnJob>> CpuBackend::NewFfnJob(int32_t rows, int3
   if (dim % kQuantBlock != 0) {
     return absl::InvalidArgumentError(fmt::format("an FFN of {} columns: not a multiple of 32", dim));
   }
-  ASSIGN_OR_RETURN(AlignedBuffer memory, AlignedBuffer::Create(FfnJobBytes(rows, dim, ffn_rows)));
+  ASSIGN_OR_RETURN(AlignedBuffer memory, NewBuffer(FfnJobBytes(rows, dim, ffn_rows)));
   return std::make_unique<CpuFfnJob>(rows, dim, ffn_rows, std::move(memory));
 }
 

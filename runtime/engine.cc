@@ -108,9 +108,13 @@ absl::Status Engine::Plan(const Hooks& hooks) {
 absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(predictor_, NewPredictor({config_.draft.predictor, config_.draft.density},
                                             model_->config().layer_count, model_->config().ffn_rows));
-  ASSIGN_OR_RETURN(backend_, NewCpuBackend({ThreadsOf(config_), config_.precise, CpuIsa::kAuto}));
+  ASSIGN_OR_RETURN(backend_, NewCpuBackend({.threads = ThreadsOf(config_),
+                                            .precise = config_.precise,
+                                            .touch_memory = config_.budget.ram.has_value()}));
   RETURN_IF_ERROR(Plan(hooks));
   ASSIGN_OR_RETURN(ring_, AlignedBuffer::Create(placement_.ring_bytes));
+  // What a budget promises is taken at once: what the machine lacks shows now, not in the middle of a text.
+  if (config_.budget.ram) RETURN_IF_ERROR(ring_.Touch());
 
   ReaderOptions reader_options;
   reader_options.engine = config_.io.engine;

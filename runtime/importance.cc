@@ -75,7 +75,7 @@ absl::StatusOr<std::shared_ptr<ImportancePass>> ImportancePass::Create(const std
 
 absl::Status ImportancePass::Allocate(int threads) {
   const ModelConfig& c = model_->config();
-  ASSIGN_OR_RETURN(backend_, NewCpuBackend({threads, false, CpuIsa::kAuto}));
+  ASSIGN_OR_RETURN(backend_, NewCpuBackend({.threads = threads}));
   ASSIGN_OR_RETURN(layer_pass_, LayerPass::Create(&c, backend_.get(), {.rows = rows(), .plain_ffn = true}));
   ASSIGN_OR_RETURN(x_, backend_->NewTensor(rows(), c.dim));
   // One layer at a time: the store has a single one.

@@ -186,7 +186,7 @@ absl::StatusOr<double> ReadRateOf(PageReader* reader, std::span<std::byte> buffe
 }  // namespace
 
 absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progress, MachineRates* rates) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, NewCpuBackend({probe.threads, false, CpuIsa::kAuto}));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, NewCpuBackend({.threads = probe.threads}));
   ASSIGN_OR_RETURN(const AlignedBuffer memory, AlignedBuffer::Create(probe.bytes));
   std::memset(memory.data(), kFill, memory.size());
   rates->machine = backend->Describe();

@@ -65,7 +65,7 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   if (config.model.empty()) return absl::InvalidArgumentError("no model is given");
   ASSIGN_OR_RETURN(subject.model, ModelFile::Open(config.model));
   subject.shape = ShapeOf(*subject.model);
-  ASSIGN_OR_RETURN(subject.backend, NewCpuBackend({ThreadsOf(config), config.precise, CpuIsa::kAuto}));
+  ASSIGN_OR_RETURN(subject.backend, NewCpuBackend({.threads = ThreadsOf(config), .precise = config.precise}));
   ASSIGN_OR_RETURN(const std::unique_ptr<Predictor> predictor,
                    NewPredictor({config.draft.predictor, config.draft.density}, subject.model->config().layer_count,
                                 subject.model->config().ffn_rows));
