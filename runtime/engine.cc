@@ -148,6 +148,22 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   return absl::OkStatus();
 }
 
+// Settles what the settings leave open. A model that is only loaded is not worth measuring.
+absl::Status Engine::ChooseHowToRead(const Hooks& hooks, ReaderOptions* options) {
+  if (placement_.everything_resident()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(reader_choice_, ChooseReader(model_->path(), *options));
+  if (reader_choice_.engine != options->engine || reader_choice_.direct != options->direct) {
+    Note(hooks, fmt::format("{} is read with {}", model_->path(), reader_choice_.reason));
+  }
+  options->engine = reader_choice_.engine;
+  options->direct = reader_choice_.direct;
+  return absl::OkStatus();
+}
+
+std::string Engine::DescribeIo() const {
+  return reader_choice_.reason.empty() ? reader_->Describe() : reader_->Describe() + "; " + reader_choice_.reason;
+}
+
 absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(predictor_, NewPredictor({config_.draft.predictor, config_.draft.density},
                                             model_->config().layer_count, model_->config().ffn_rows));
@@ -160,6 +176,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   reader_options.direct = config_.io.direct;
   reader_options.queue_depth = static_cast<size_t>(config_.io.queue_depth);
   reader_options.buffer = ring_.span();
+  RETURN_IF_ERROR(ChooseHowToRead(hooks, &reader_options));
   std::vector<std::string> notes;
   ASSIGN_OR_RETURN(reader_, OpenPageReader(model_->path(), reader_options, &notes));
   for (const std::string& note : notes) Note(hooks, note);
