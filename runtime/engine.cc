@@ -3,13 +3,12 @@
 #include <malloc.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <thread>
 
 #include "base/units.h"
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
-#include "runtime/importance.h"
+#include "runtime/packed_form.h"
 
 namespace dogstar {
 namespace {
@@ -40,29 +39,6 @@ bool NeedsPacked(RunMode mode) {
   return mode == RunMode::kSparse || mode == RunMode::kSirius || mode == RunMode::kStrict;
 }
 
-// The packed form of `source`, made now when there is none that is up to date.
-absl::StatusOr<std::string> PackedFormOf(const std::string& source, const Config& config, const Hooks& hooks) {
-  const std::string packed = DefaultPackedPath(source, config.cache_dir);
-  ASSIGN_OR_RETURN(const SourceIdentity identity, IdentifySource(source));
-  std::error_code ignored;
-  if (std::filesystem::exists(packed, ignored)) {
-    absl::StatusOr<GgufHeader> header = ReadGgufHeader(packed);
-    absl::StatusOr<PackedFile> file = header.ok() ? PackedFile::Open(packed, *header) : header.status();
-    if (file.ok() && file->source() == identity) return packed;
-    Note(hooks, fmt::format("{} does not match {} any more and is packed again{}", packed, source,
-                            file.ok() ? std::string() : ": " + std::string(file.status().message())));
-  }
-  Note(hooks, fmt::format("packing {} once into {} (about {})", source, packed, FormatSize(identity.bytes)));
-  PackOptions options;
-  ASSIGN_OR_RETURN(options.importance, NewImportancePass(source, Threads(config)));
-  options.progress = [&](uint64_t done, uint64_t total) {
-    if (hooks.progress) hooks.progress("packing", done, total);
-  };
-  RETURN_IF_ERROR(PackModel(source, packed, options));
-  malloc_trim(0);
-  return packed;
-}
-
 }  // namespace
 
 absl::StatusOr<ModelChoice> ChooseModel(const Config& config, const Hooks& hooks) {
@@ -79,7 +55,7 @@ absl::StatusOr<ModelChoice> ChooseModel(const Config& config, const Hooks& hooks
     mode = fits ? RunMode::kDense : RunMode::kStrict;
   }
   if (is_packed || !NeedsPacked(mode)) return ModelChoice{config.model, mode};
-  ASSIGN_OR_RETURN(const std::string path, PackedFormOf(config.model, config, hooks));
+  ASSIGN_OR_RETURN(const std::string path, FindOrMakePackedForm(config.model, config, Threads(config), hooks));
   return ModelChoice{path, mode};
 }
 
@@ -180,6 +156,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   std::vector<std::string> notes;
   ASSIGN_OR_RETURN(reader_, OpenPageReader(model_->path(), reader_options, &notes));
   for (const std::string& note : notes) Note(hooks, note);
+  RETURN_IF_ERROR(model_->CheckUnchanged());  // what was opened now is what the model describes
 
   const auto progress = [&](uint64_t done, uint64_t total) {
     if (hooks.progress) hooks.progress("loading", done, total);
