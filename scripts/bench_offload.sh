@@ -7,8 +7,8 @@
 # FOLDER (default: the current one) and removed afterwards. Tables go to standard output.
 #
 # reader needs fio. Environment, with defaults: SIZES="64k 128k 256k 512k 1m 2m", DEPTHS="1 4 16 64 256",
-# PATTERNS="random sequential", ROUNDS=3, SECONDS_EACH=2, CSV= (a file to write), FIO_MEMORY=huge (or small: fio without huge pages),
-# BENCH=build/release/bench/reader_bench
+# PATTERNS="random sequential", ROUNDS=3, SECONDS_EACH=2, CSV= (a file to write), BENCH=build/release/bench/reader_bench,
+# FIO_MEMORY=advised (or pool, small: scripts/bench_reader.py says what they are).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -41,7 +41,7 @@ run_reader() {
   test_file "$@"
   python3 "$root/scripts/bench_reader.py" "$file" --bench "$bench" --sizes "${SIZES:-64k 128k 256k 512k 1m 2m}" \
     --depths "${DEPTHS:-1 4 16 64 256}" --patterns "${PATTERNS:-random sequential}" --rounds "${ROUNDS:-3}" \
-    --seconds "${SECONDS_EACH:-2}" --csv "${CSV:-}" --fio-memory "${FIO_MEMORY:-huge}"
+    --seconds "${SECONDS_EACH:-2}" --csv "${CSV:-}" --fio-memory "${FIO_MEMORY:-advised}"
 }
 
 command=${1:-}

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """Our page reader and fio, alternating: same file, part, pattern, size and depth. scripts/bench_offload.sh calls it.
 
-Both use io_uring with O_DIRECT, registered file, registered buffers in huge pages (--fio-memory small: fio's as it comes),
-from one thread. Each cell is the median of the
+Both use io_uring with O_DIRECT, registered file and registered buffers, from one thread. Each cell is the median of the
 rounds, the ratio the median of the rounds' own ratios (a round is fio and ours, one after the other, in turn first).
 CPU: processor seconds per GB, as each program is charged for them.
+
+What the bytes are read into decides as much as the reader, so fio can be given the same (--fio-memory):
+  pool    huge pages from the kernel's pool: the same memory as ours. Needs pages there (sysctl vm.nr_hugepages)
+  advised huge pages by advice, from 2 MiB on and where they happen to be aligned
+  small   small pages: fio as it comes
 """
 
 import argparse
@@ -38,13 +42,14 @@ class Fio:
         self.arguments, self.file_bytes = arguments, file_bytes
 
     def run(self, pattern, size, depth):
-        # Huge pages make a read of 1 MiB one piece for the disk instead of 256: without them fio has another disk.
-        memory = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if self.arguments.fio_memory == "huge" else {}
+        memory = self.arguments.fio_memory
+        environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if memory == "advised" else {}
         job = json.loads(output_of([
             "fio", "--name=reader", f"--filename={self.arguments.file}", "--readonly", "--ioengine=io_uring",
             "--fixedbufs=1", "--registerfiles=1", "--direct=1", f"--rw={'randread' if pattern == 'random' else 'read'}",
             "--norandommap", "--randrepeat=0", f"--bs={size}", f"--iodepth={depth}", f"--size={self.file_bytes}",
-            "--time_based", f"--runtime={self.arguments.seconds}", "--output-format=json"], memory))["jobs"][0]
+            "--time_based", f"--runtime={self.arguments.seconds}", "--output-format=json"] +
+            (["--iomem=mmaphuge"] if memory == "pool" else []), environment))["jobs"][0]
         gigabytes = job["read"]["io_bytes"] / 1e9
         seconds = job["read"]["runtime"] / 1e3
         cpu_seconds = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1e3
@@ -97,7 +102,7 @@ def main():
         parser.add_argument("--" + name, required=True, type=str.split)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--fio-memory", choices=("huge", "small"), default="huge")
+    parser.add_argument("--fio-memory", choices=("pool", "advised", "small"), default="advised")
     parser.add_argument("--csv", default="")
     arguments = parser.parse_args()
     sizes = [bytes_of(size) for size in arguments.sizes]
