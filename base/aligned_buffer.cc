@@ -14,7 +14,6 @@ namespace {
 
 constexpr uint64_t kSmallPage = 4096;
 constexpr uint64_t kHugePage = uint64_t{2} << 20;
-constexpr uint64_t kHugeFrom = uint64_t{4} << 20;
 constexpr uint64_t kMaxBytes = uint64_t{1} << 62;
 
 uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -42,7 +41,7 @@ absl::StatusOr<AlignedBuffer> AlignedBuffer::Create(uint64_t bytes) {
   AlignedBuffer buffer;
   if (bytes == 0) return buffer;
   if (bytes > kMaxBytes) return NoMemory(bytes, ENOMEM);
-  const bool huge = bytes >= kHugeFrom;
+  const bool huge = bytes >= kHugePage;
   const uint64_t kept = RoundUp(bytes, kSmallPage);
   const uint64_t mapped = huge ? kept + kHugePage : kept;
   void* mapping = Map(mapped);

@@ -1,5 +1,8 @@
 // AlignedBuffer: an owner of anonymous memory from mmap, 4096-aligned (2 MiB-aligned and advised for huge pages from
-// 4 MiB on), zeroed. Memory that was never touched costs nothing; freeing gives it back to the system at once.
+// 2 MiB on), zeroed. Memory that was never touched costs nothing; freeing gives it back to the system at once.
+//
+// Huge pages lie inside the buffer only, so it never takes more than its size rounded up to 4096. They matter most to
+// reads: a disk fills one long piece of memory instead of hundreds of short ones (docs/decisions.md).
 #pragma once
 
 #include <cstddef>

@@ -15,11 +15,11 @@ namespace {
 uint64_t AddressOf(const AlignedBuffer& buffer) { return reinterpret_cast<uintptr_t>(buffer.data()); }
 
 TEST(AlignedBufferTest, MemoryIsAlignedZeroedAndWritable) {
-  for (const uint64_t bytes : {1ull, 4096ull, 5000ull, (4ull << 20) - 1, 4ull << 20, (9ull << 20) + 5}) {
+  for (const uint64_t bytes : {1ull, 4096ull, 5000ull, (2ull << 20) - 1, 2ull << 20, (9ull << 20) + 5}) {
     absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Create(bytes);
     ASSERT_TRUE(buffer.ok()) << buffer.status();
     EXPECT_EQ(buffer->size(), bytes);
-    EXPECT_EQ(AddressOf(*buffer) % (bytes >= (4u << 20) ? 2u << 20 : 4096u), 0u);
+    EXPECT_EQ(AddressOf(*buffer) % (bytes >= (2u << 20) ? 2u << 20 : 4096u), 0u);
     EXPECT_TRUE(std::ranges::all_of(buffer->span(), [](std::byte byte) { return byte == std::byte{0}; }));
     std::ranges::fill(buffer->span(), std::byte{1});
   }

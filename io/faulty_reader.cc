@@ -23,6 +23,7 @@ constexpr auto kPollPause = std::chrono::microseconds(50);
 struct Victim {
   ReadRequest request;
   bool fails = false;
+  std::optional<uint32_t> ends_after;  // bytes
   bool is_late = false;
   std::optional<uint64_t> flipped_bit;
 };
@@ -55,10 +56,12 @@ class FaultyReader : public PageReader {
   Victim Choose(const ReadRequest& request);
   bool Happens(double probability) { return faults_.Uniform() < probability; }
   void Fail(const Victim& victim);
+  absl::Status CutShort(const Victim& victim);
   absl::Status TakeArrivals(size_t min_count);
   void Hold(const Victim& victim, absl::Status status);
   size_t Release(std::vector<Completion>* finished);
   absl::Status AwaitSomething(size_t missing);
+  Clock::time_point FirstRelease() const;
   void Shuffle(std::span<Completion> completions);
 
   std::unique_ptr<PageReader> reader_;
@@ -67,6 +70,7 @@ class FaultyReader : public PageReader {
   const size_t depth_;
   SplitMix64 faults_;  // drawn from by Submit only
   SplitMix64 order_;   // by Reap only, whose calls depend on time
+  uint32_t burst_left_ = 0;
   uint64_t next_id_ = 0;
   std::unordered_map<uint64_t, Victim> victims_;  // reads inside reader_, by the tag they have there
   std::vector<HeldCompletion> held_;              // ended, not yet handed out
@@ -91,10 +95,15 @@ absl::Status FaultyReader::Submit(std::span<const ReadRequest> requests) {
 // Always draws the same count of numbers, so that one fault's probability does not move the others.
 Victim FaultyReader::Choose(const ReadRequest& request) {
   Victim victim{.request = request};
-  victim.fails = Happens(options_.error_probability);
+  if (Happens(options_.error_probability)) burst_left_ = options_.error_burst;
+  victim.fails = burst_left_ > 0;
+  if (victim.fails) --burst_left_;
   const bool is_corrupt = Happens(options_.corrupt_probability);
   victim.is_late = Happens(options_.late_probability);
   const uint64_t bit = faults_.Next();
+  const bool is_short = Happens(options_.short_probability);
+  const uint64_t end = faults_.Next();
+  if (is_short && request.needed_bytes > 0) victim.ends_after = static_cast<uint32_t>(end % request.needed_bytes);
   if (is_corrupt && request.needed_bytes > 0) victim.flipped_bit = bit % (uint64_t{8} * request.needed_bytes);
   return victim;
 }
@@ -103,6 +112,15 @@ void FaultyReader::Fail(const Victim& victim) {
   // A disk that fails half-way has written something; nobody may rely on what was there before.
   std::memset(victim.request.destination, 0xA5, victim.request.bytes / 2);
   Hold(victim, ErrnoStatus("read", path_, victim.request.offset, victim.request.bytes, EIO));
+}
+
+// As a file that ends inside the read: what lies behind its end stays as it was, or worse.
+absl::Status FaultyReader::CutShort(const Victim& victim) {
+  const ReadRequest& request = victim.request;
+  std::memset(request.destination + *victim.ends_after, 0x5A, request.bytes - *victim.ends_after);
+  return absl::DataLossError(
+      fmt::format("read {} at offset {} ({} bytes): the file ends after {} of the {} bytes needed", path_,
+                  request.offset, request.bytes, *victim.ends_after, request.needed_bytes));
 }
 
 void FaultyReader::Hold(const Victim& victim, absl::Status status) {
@@ -130,12 +148,23 @@ absl::StatusOr<bool> FaultyReader::Await(std::chrono::milliseconds limit) {
   while (true) {
     RETURN_IF_ERROR(TakeArrivals(0));
     const Clock::time_point now = Clock::now();
-    if (std::any_of(held_.begin(), held_.end(), [now](const auto& held) { return held.release_time <= now; })) {
-      return true;
-    }
+    const Clock::time_point due = FirstRelease();
+    if (due <= now) return true;
     if (now >= deadline) return false;
-    std::this_thread::sleep_for(kPollPause);
+    const Clock::time_point until = std::min(due, deadline);
+    if (victims_.empty()) {
+      std::this_thread::sleep_until(until);
+    } else {
+      RETURN_IF_ERROR(reader_->Await(std::chrono::ceil<std::chrono::milliseconds>(until - now)).status());
+    }
   }
+}
+
+// When the next completion may be handed out, of those that are held.
+Clock::time_point FaultyReader::FirstRelease() const {
+  Clock::time_point first = Clock::time_point::max();
+  for (const HeldCompletion& held : held_) first = std::min(first, held.release_time);
+  return first;
 }
 
 absl::Status FaultyReader::TakeArrivals(size_t min_count) {
@@ -145,6 +174,7 @@ absl::Status FaultyReader::TakeArrivals(size_t min_count) {
     const auto entry = victims_.find(completion.tag);
     CHECK(entry != victims_.end());
     const Victim& victim = entry->second;
+    if (completion.status.ok() && victim.ends_after.has_value()) completion.status = CutShort(victim);
     if (completion.status.ok() && victim.flipped_bit.has_value()) {
       victim.request.destination[*victim.flipped_bit / 8] ^= std::byte{1} << (*victim.flipped_bit % 8);
     }

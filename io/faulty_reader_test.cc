@@ -104,6 +104,35 @@ TEST_F(FaultyReaderTest, AFailedReadMaySucceedWhenTriedAgain) {
   FAIL() << "50 of 50 reads failed";
 }
 
+TEST_F(FaultyReaderTest, ErrorsMayComeInBursts) {
+  const std::unique_ptr<PageReader> reader = Open({.seed = 3, .error_probability = 0.05, .error_burst = 4});
+  const std::vector<absl::Status> statuses = ReadAll(reader.get());
+  EXPECT_GT(CountErrors(statuses), 0);
+  size_t longest = 0, length = 0;
+  for (const absl::Status& status : statuses) {
+    length = status.ok() ? 0 : length + 1;
+    longest = std::max(longest, length);
+  }
+  EXPECT_GE(longest, 4u);
+}
+
+TEST_F(FaultyReaderTest, ShortReadsAreDataLossAndBringAPart) {
+  const std::unique_ptr<PageReader> reader = Open({.seed = 5, .short_probability = 0.5});
+  const std::vector<absl::Status> statuses = ReadAll(reader.get());
+  EXPECT_GT(CountErrors(statuses), 15);
+  EXPECT_LT(CountErrors(statuses), 50);
+  for (size_t i = 0; i < kReads; ++i) {
+    if (statuses[i].ok()) {
+      EXPECT_EQ(WrongBits(i), 0);
+      continue;
+    }
+    EXPECT_EQ(statuses[i].code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(statuses[i].message()),
+                AllOf(HasSubstr(file_.path()), HasSubstr("the file ends after"), HasSubstr("16384 bytes needed")));
+    EXPECT_NE(WrongBits(i), 0);
+  }
+}
+
 TEST_F(FaultyReaderTest, CorruptReadsSucceedWithOneWrongBit) {
   const std::unique_ptr<PageReader> reader = Open({.seed = 2, .corrupt_probability = 0.5});
   EXPECT_EQ(CountErrors(ReadAll(reader.get())), 0);

@@ -105,7 +105,8 @@ absl::StatusOr<GgufHeader> ReadGgufHeader(const std::string& path);
 
 // Writes a GGUF v3 file: declare everything, then write the tensors' data in the order of declaration.
 // The file appears under its name only after Finish: no name until then (a temporary one beside it where the file
-// system knows no nameless files), fsync, rename. An unfinished writer leaves nothing when it is destroyed.
+// system knows no nameless files), fsync, rename. An unfinished writer leaves nothing when it is destroyed; what a
+// killed one left, the next writer of the same path removes.
 class GgufWriter {
  public:
   static absl::StatusOr<GgufWriter> Create(const std::string& path, uint64_t alignment);

@@ -1,5 +1,7 @@
 // GGUF: writing version 3 files.
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -96,6 +98,33 @@ absl::Status SyncDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
+// A writer holds the lock on its temporary file, so that others can tell one at work from one that was killed.
+bool Lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB) == 0; }
+
+bool HasName(int fd) {
+  struct stat info;
+  return fstat(fd, &info) != 0 || info.st_nlink > 0;
+}
+
+bool IsTemporaryOf(const std::string& file_name, const std::string& name) {
+  const std::string prefix = file_name + ".tmp.";
+  return name.starts_with(prefix) && name.size() > prefix.size() &&
+         name.find_first_not_of("0123456789", prefix.size()) == std::string::npos;
+}
+
+// Removes temporary files of `path` whose writers are gone. What cannot be looked at stays.
+void RemoveLeftovers(const std::string& path) {
+  const std::string file_name = std::filesystem::path(path).filename().string();
+  std::error_code failed;
+  for (const auto& entry : std::filesystem::directory_iterator(DirectoryOf(path), failed)) {
+    if (!IsTemporaryOf(file_name, entry.path().filename().string())) continue;
+    const int fd = open(entry.path().c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) continue;
+    if (Lock(fd)) unlink(entry.path().c_str());
+    close(fd);
+  }
+}
+
 }  // namespace
 
 struct GgufWriter::State {
@@ -125,9 +154,15 @@ struct GgufWriter::State {
       fd = open(DirectoryOf(path).c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, kFileMode);
     }
     anonymous = fd >= 0;
-    if (anonymous) return absl::OkStatus();
-    fd = open(temporary_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, kFileMode);
-    if (fd < 0) return ErrnoStatus("create", temporary_path, -1, -1, errno);
+    if (anonymous) {
+      Lock(fd);  // where locks are not known, nobody removes leftovers
+      return absl::OkStatus();
+    }
+    do {
+      if (fd >= 0) close(fd);
+      fd = open(temporary_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, kFileMode);
+      if (fd < 0) return ErrnoStatus("create", temporary_path, -1, -1, errno);
+    } while (Lock(fd) && !HasName(fd));  // taken for a leftover before it was locked
     return absl::OkStatus();
   }
 
@@ -159,14 +194,21 @@ struct GgufWriter::State {
     return tensors.empty() ? 0 : AlignUp(tensors.back().offset + tensors.back().bytes, alignment);
   }
 
+  absl::Status WriteError(uint64_t bytes, int error_number) const {
+    const absl::Status status = ErrnoStatus("write", temporary_path, static_cast<int64_t>(file_written),
+                                            static_cast<int64_t>(bytes), error_number);
+    struct statvfs info;
+    if (status.code() != absl::StatusCode::kResourceExhausted || fstatvfs(fd, &info) != 0) return status;
+    return absl::ResourceExhaustedError(fmt::format("{}; {} bytes are needed in all, {} are free",
+                                                    std::string(status.message()), Header().size() + DataBytes(),
+                                                    static_cast<uint64_t>(info.f_bavail) * info.f_frsize));
+  }
+
   absl::Status WriteOut(const char* data, uint64_t bytes) {
     while (bytes > 0) {
       const ssize_t written = pwrite(fd, data, bytes, static_cast<off_t>(file_written));
       if (written < 0 && errno == EINTR) continue;
-      if (written < 0) {
-        return ErrnoStatus("write", temporary_path, static_cast<int64_t>(file_written), static_cast<int64_t>(bytes),
-                           errno);
-      }
+      if (written < 0) return WriteError(bytes, errno);
       data += written;
       bytes -= static_cast<uint64_t>(written);
       file_written += static_cast<uint64_t>(written);
@@ -220,6 +262,7 @@ absl::StatusOr<GgufWriter> GgufWriter::Create(const std::string& path, uint64_t 
   state->path = path;
   state->temporary_path = fmt::format("{}.tmp.{}", path, getpid());
   state->alignment = alignment;
+  RemoveLeftovers(path);
   RETURN_IF_ERROR(state->OpenTemporary());
   GgufWriter writer(std::move(state));
   writer.state_->fields.push_back({.key = kAlignmentKey, .type = GgufValueType::kUint32, .value = alignment});

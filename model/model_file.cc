@@ -1,23 +1,18 @@
 #include "model/model_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-
-#include "absl/cleanup/cleanup.h"
 #include "fmt/format.h"
+#include "model/packed_input.h"
 
 namespace dogstar {
 namespace {
 
 // Norms, biases: F32 in practice, any runnable type by the format.
-absl::StatusOr<std::vector<float>> ReadVector(const std::string& path, const GgufHeader& header,
+absl::StatusOr<std::vector<float>> ReadVector(const InputFile& file, const GgufHeader& header,
                                               const std::string& name) {
   const GgufTensor* tensor = header.FindTensor(name);
-  if (tensor == nullptr) return absl::NotFoundError(fmt::format("{}: tensor {} is missing", path, name));
+  if (tensor == nullptr) return absl::NotFoundError(fmt::format("{}: tensor {} is missing", file.path(), name));
   std::vector<std::byte> raw(tensor->bytes);
-  RETURN_IF_ERROR(ReadBytes(path, tensor->offset, raw));
+  RETURN_IF_ERROR(file.ReadAt(tensor->offset, raw));
   std::vector<float> values(tensor->cols());
   DequantizeRow(static_cast<QuantType>(tensor->gguf_type), raw.data(), static_cast<int64_t>(values.size()),
                 values.data());
@@ -27,25 +22,18 @@ absl::StatusOr<std::vector<float>> ReadVector(const std::string& path, const Ggu
 }  // namespace
 
 absl::Status ReadBytes(const std::string& path, uint64_t offset, std::span<std::byte> bytes) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return ErrnoStatus("open", path, -1, -1, errno);
-  const auto close_fd = absl::MakeCleanup([fd] { close(fd); });
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t got = pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) {
-      return ErrnoStatus("read", path, static_cast<int64_t>(offset + done), static_cast<int64_t>(bytes.size() - done),
-                         errno);
-    }
-    if (got == 0) {
-      return absl::DataLossError(
-          fmt::format("read {} at offset {} ({} bytes): the file ends here", path, offset + done, bytes.size() - done));
-    }
-    done += static_cast<size_t>(got);
-  }
-  return absl::OkStatus();
+  ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
+  return file.ReadAt(offset, bytes);
 }
+
+ModelFile::ModelFile() = default;
+ModelFile::~ModelFile() = default;
+
+absl::Status ModelFile::ReadBytes(uint64_t offset, std::span<std::byte> bytes) const {
+  return file_->ReadAt(offset, bytes);
+}
+
+absl::Status ModelFile::CheckUnchanged() const { return file_->CheckUnchanged(); }
 
 absl::StatusOr<MatrixSource> ModelFile::FindMatrix(const GgufHeader& header, const std::string& name) const {
   const GgufTensor* tensor = header.FindTensor(name);
@@ -69,7 +57,7 @@ absl::StatusOr<LayerSource> ModelFile::FindLayer(const GgufHeader& header, int32
   for (int i = 0; i < kLayerVectors; ++i) {
     const auto vector = static_cast<LayerVector>(i);
     if (config_.VectorSize(vector) == 0) continue;
-    ASSIGN_OR_RETURN(layer.vectors[static_cast<size_t>(i)], ReadVector(path_, header, LayerVectorName(index, vector)));
+    ASSIGN_OR_RETURN(layer.vectors[static_cast<size_t>(i)], ReadVector(*file_, header, LayerVectorName(index, vector)));
   }
   if (packed_) return layer;
   ASSIGN_OR_RETURN(layer.gate, FindMatrix(header, LayerTensorName(index, "ffn_gate")));
@@ -81,7 +69,9 @@ absl::StatusOr<LayerSource> ModelFile::FindLayer(const GgufHeader& header, int32
 absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path) {
   auto file = std::unique_ptr<ModelFile>(new ModelFile);
   file->path_ = path;
-  ASSIGN_OR_RETURN(GgufHeader header, ReadGgufHeader(path));
+  ASSIGN_OR_RETURN(GgufHeader header, ReadGgufHeader(path));  // first: it says best what is no model
+  ASSIGN_OR_RETURN(InputFile input, InputFile::Open(path));
+  file->file_ = std::make_unique<InputFile>(std::move(input));
   file->file_bytes_ = header.file_bytes();
   ASSIGN_OR_RETURN(file->config_, ModelConfig::FromGguf(header));
   ASSIGN_OR_RETURN(file->tokenizer_, Tokenizer::FromGguf(header));
@@ -93,9 +83,9 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& pa
 
   ASSIGN_OR_RETURN(file->embedding_, file->FindMatrix(header, kEmbeddingTensor));
   ASSIGN_OR_RETURN(file->head_, file->FindMatrix(header, file->config_.tied_head ? kEmbeddingTensor : kHeadTensor));
-  ASSIGN_OR_RETURN(file->output_norm_, ReadVector(path, header, kOutputNormTensor));
+  ASSIGN_OR_RETURN(file->output_norm_, ReadVector(*file->file_, header, kOutputNormTensor));
   if (header.FindTensor(kRopeFactorsTensor) != nullptr) {
-    ASSIGN_OR_RETURN(const std::vector<float> factors, ReadVector(path, header, kRopeFactorsTensor));
+    ASSIGN_OR_RETURN(const std::vector<float> factors, ReadVector(*file->file_, header, kRopeFactorsTensor));
     RETURN_IF_ERROR(file->config_.DivideRopeFrequencies(factors));
   }
   for (int32_t i = 0; i < file->config_.layer_count; ++i) {

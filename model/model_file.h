@@ -1,5 +1,7 @@
 // ModelFile: an opened model, plain GGUF or packed: its description, and where each of its parts lies in the file.
 //
+// The file stays open: one that loses its name while a model runs is read on.
+//
 // Threads: const after Open.
 #pragma once
 
@@ -7,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +21,8 @@
 #include "model/tokenizer.h"
 
 namespace dogstar {
+
+class InputFile;
 
 // A weight matrix as it lies in the file: plain rows, back to back.
 struct MatrixSource {
@@ -43,6 +48,7 @@ class ModelFile {
   // Reads the header, checks every part and loads norms and biases. The tokenizer is made from the same header and the
   // vocabulary's strings are dropped.
   static absl::StatusOr<std::unique_ptr<ModelFile>> Open(const std::string& path);
+  ~ModelFile();
 
   const std::string& path() const { return path_; }
   uint64_t file_bytes() const { return file_bytes_; }
@@ -54,6 +60,11 @@ class ModelFile {
   const MatrixSource& head() const { return head_; }  // equals embedding() when the head is tied
   const std::vector<float>& output_norm() const { return output_norm_; }
 
+  // Plain reads (no O_DIRECT) for small parts, and embedding rows.
+  absl::Status ReadBytes(uint64_t offset, std::span<std::byte> bytes) const;
+  // Aborted when the path no longer holds the file that was opened, as it was.
+  absl::Status CheckUnchanged() const;
+
   // Weights in all (a parameter count by part), for densities of the whole model.
   struct ParameterCounts {
     double ffn = 0, attention = 0, embedding = 0, head = 0;
@@ -62,11 +73,12 @@ class ModelFile {
   ParameterCounts CountParameters() const;
 
  private:
-  ModelFile() = default;
+  ModelFile();
   absl::StatusOr<MatrixSource> FindMatrix(const GgufHeader& header, const std::string& tensor) const;
   absl::StatusOr<LayerSource> FindLayer(const GgufHeader& header, int32_t index) const;
 
   std::string path_;
+  std::unique_ptr<InputFile> file_;
   uint64_t file_bytes_ = 0;
   ModelConfig config_;
   std::unique_ptr<Tokenizer> tokenizer_;
@@ -76,7 +88,7 @@ class ModelFile {
   std::vector<float> output_norm_;
 };
 
-// Reads `bytes` bytes at `offset` with plain reads (no O_DIRECT): small parts, and embedding rows.
+// The same on whatever file has the name now: ModelFile::ReadBytes is what a running model wants.
 absl::Status ReadBytes(const std::string& path, uint64_t offset, std::span<std::byte> bytes);
 
 }  // namespace dogstar

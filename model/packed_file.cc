@@ -273,6 +273,10 @@ bool IsWritableFolder(const std::filesystem::path& folder) {
   return std::filesystem::is_directory(folder, error) && access(folder.c_str(), W_OK | X_OK) == 0;
 }
 
+std::string PackedStem(const std::filesystem::path& source) {
+  return source.extension() == ".gguf" ? source.stem().string() : source.filename().string();
+}
+
 }  // namespace
 
 int32_t ChunkRows(uint64_t row_bytes) {
@@ -309,16 +313,20 @@ const TensorChecksums* PackedFile::FindChecksums(std::string_view tensor) const 
   return found == tensor_checksums_.end() ? nullptr : &*found;
 }
 
+std::string PackedPathBeside(const std::string& source) {
+  const std::filesystem::path path(source);
+  return (path.parent_path() / (PackedStem(path) + ".dog.gguf")).string();
+}
+
 std::string DefaultPackedPath(const std::string& source, const std::string& cache_dir) {
   const std::filesystem::path path(source);
-  const std::string stem = path.extension() == ".gguf" ? path.stem().string() : path.filename().string();
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
-  if (IsWritableFolder(folder)) return (path.parent_path() / (stem + ".dog.gguf")).string();
+  if (IsWritableFolder(folder)) return PackedPathBeside(source);
   // Models of one name from different folders share the cache.
   std::error_code error;
   const std::string whole = std::filesystem::absolute(path, error).lexically_normal().string();
   const uint64_t hash = ChecksumOf(std::as_bytes(std::span(whole)));
-  return (std::filesystem::path(cache_dir) / fmt::format("{}-{:016x}.dog.gguf", stem, hash)).string();
+  return (std::filesystem::path(cache_dir) / fmt::format("{}-{:016x}.dog.gguf", PackedStem(path), hash)).string();
 }
 
 }  // namespace dogstar

@@ -86,7 +86,9 @@ struct PackOptions {
 // and a source that is already packed are reported with path and what would be right; no partial file stays.
 absl::Status PackModel(const std::string& source, const std::string& output, const PackOptions& options);
 
-// Where an automatic pack of `source` goes: beside it (model.dog.gguf) if that folder can be written, else in
+// model.dog.gguf beside model.gguf.
+std::string PackedPathBeside(const std::string& source);
+// Where an automatic pack of `source` goes: beside it if that folder can be written, else in
 // cache_dir.
 std::string DefaultPackedPath(const std::string& source, const std::string& cache_dir);
 

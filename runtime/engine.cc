@@ -1,45 +1,20 @@
 #include "runtime/engine.h"
 
-#include <malloc.h>
-
 #include <algorithm>
-#include <filesystem>
 
 #include "base/units.h"
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
-#include "runtime/importance.h"
+#include "runtime/packed_form.h"
 #include "runtime/run_plan.h"
 
 namespace dogstar {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
+
 void Note(const Hooks& hooks, const std::string& message) {
   if (hooks.note) hooks.note(message);
-}
-
-// The packed form of `source`, made now when there is none that is up to date.
-absl::StatusOr<std::string> PackedFormOf(const std::string& source, const Config& config, const Hooks& hooks) {
-  const std::string packed = DefaultPackedPath(source, config.cache_dir);
-  ASSIGN_OR_RETURN(const SourceIdentity identity, IdentifySource(source));
-  std::error_code ignored;
-  if (std::filesystem::exists(packed, ignored)) {
-    absl::StatusOr<GgufHeader> header = ReadGgufHeader(packed);
-    absl::StatusOr<PackedFile> file = header.ok() ? PackedFile::Open(packed, *header) : header.status();
-    if (file.ok() && file->source() == identity) return packed;
-    Note(hooks, fmt::format("{} does not match {} any more and is packed again{}", packed, source,
-                            file.ok() ? std::string() : ": " + std::string(file.status().message())));
-  }
-  Note(hooks, fmt::format("packing {} once into {} (about {})", source, packed, FormatSize(identity.bytes)));
-  PackOptions options;
-  ASSIGN_OR_RETURN(options.importance, NewImportancePass(source, ThreadsOf(config)));
-  options.progress = [&](uint64_t done, uint64_t total) {
-    if (hooks.progress) hooks.progress("packing", done, total);
-  };
-  RETURN_IF_ERROR(PackModel(source, packed, options));
-  malloc_trim(0);
-  return packed;
 }
 
 }  // namespace
@@ -58,7 +33,7 @@ absl::StatusOr<ModelChoice> ChooseModel(const Config& config, const Hooks& hooks
     mode = fits ? RunMode::kDense : RunMode::kStrict;
   }
   if (is_packed || !NeedsPacked(mode)) return ModelChoice{config.model, mode};
-  ASSIGN_OR_RETURN(const std::string path, PackedFormOf(config.model, config, hooks));
+  ASSIGN_OR_RETURN(const std::string path, FindOrMakePackedForm(config.model, config, ThreadsOf(config), hooks));
   return ModelChoice{path, mode};
 }
 
@@ -90,19 +65,44 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   options.program_bytes = options_.program_bytes ? *options_.program_bytes : MeasureProgramBytes();
   options.trace_bytes = options_.trace != nullptr ? Trace::Bytes() : 0;
   ASSIGN_OR_RETURN(const MachineRates machine, KnownRates(config_, hooks.note));
-  ASSIGN_OR_RETURN(RunPlan plan, PlanRun(config_, *model_, *backend_, options, machine));
+  StreamRates rates = StreamRatesOf(machine, model_->path());
+  ASSIGN_OR_RETURN(RunPlan plan, PlanRun(config_, *model_, *backend_, options, rates));
+  if (!plan.placement.everything_resident()) {  // a model that is only loaded is not worth measuring its disk
+    RETURN_IF_ERROR(ChooseHowToRead(hooks));
+    if (rates.disk_bytes_per_second == 0 && reader_choice_.bytes_per_second > 0) {
+      rates.disk_bytes_per_second = reader_choice_.bytes_per_second;
+      ASSIGN_OR_RETURN(plan, PlanRun(config_, *model_, *backend_, options, rates));
+    }
+  }
   limits_ = plan.limits;
   placement_ = std::move(plan.placement);
   for (const PlanLine& line : placement_.lines) RETURN_IF_ERROR(accountant_.Reserve(line.what, line.resident_bytes));
+  return CheckDrafts(hooks);
+}
 
+absl::Status Engine::CheckDrafts(const Hooks& hooks) {
   can_draft_ = placement_.drafts_need_no_disk;
-  if (NeedsPacked(options_.mode) && !can_draft_) {
-    if (options_.mode == RunMode::kSparse) {
-      return absl::ResourceExhaustedError("sparse mode needs attention and head in memory; raise the budget");
-    }
-    Note(hooks, "the budget does not hold attention and head: every token is a full pass, without drafts");
+  if (!NeedsPacked(options_.mode) || can_draft_) return absl::OkStatus();
+  if (options_.mode == RunMode::kSparse) {
+    return absl::ResourceExhaustedError("sparse mode needs attention and head in memory; raise the budget");
   }
+  Note(hooks, "the budget does not hold attention and head: every token is a full pass, without drafts");
   return absl::OkStatus();
+}
+
+// Settles what the settings leave open, by reading a little.
+absl::Status Engine::ChooseHowToRead(const Hooks& hooks) {
+  const ReaderOptions options = {.engine = config_.io.engine, .direct = config_.io.direct};
+  ASSIGN_OR_RETURN(reader_choice_, ChooseReader(model_->path(), options));
+  if (reader_choice_.engine == options.engine && reader_choice_.direct == options.direct) return absl::OkStatus();
+  Note(hooks, fmt::format("{} is read with {}", model_->path(), reader_choice_.reason));
+  config_.io.engine = reader_choice_.engine;
+  config_.io.direct = reader_choice_.direct;
+  return absl::OkStatus();
+}
+
+std::string Engine::DescribeIo() const {
+  return reader_choice_.reason.empty() ? reader_->Describe() : reader_->Describe() + "; " + reader_choice_.reason;
 }
 
 absl::Status Engine::Build(const Hooks& hooks) {
@@ -124,6 +124,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   std::vector<std::string> notes;
   ASSIGN_OR_RETURN(reader_, OpenPageReader(model_->path(), reader_options, &notes));
   for (const std::string& note : notes) Note(hooks, note);
+  RETURN_IF_ERROR(model_->CheckUnchanged());  // what was opened now is what the model describes
 
   const auto progress = [&](uint64_t done, uint64_t total) {
     if (hooks.progress) hooks.progress("loading", done, total);

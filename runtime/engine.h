@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "device/backend.h"
 #include "io/page_reader.h"
+#include "io/reader_choice.h"
 #include "memory/accountant.h"
 #include "memory/kv_cache.h"
 #include "memory/overlay.h"
@@ -80,12 +81,15 @@ class Engine {
   // Loading and passes together.
   uint64_t disk_bytes() const { return loaded_bytes_ + pager_->stats().bytes_read; }
   double io_wait_seconds() const { return pager_->stats().wait_seconds; }
-  std::string DescribeIo() const { return reader_->Describe(); }
+  // Reader, and what speaks for it.
+  std::string DescribeIo() const;
 
  private:
   Engine(const Config& config, const ModelFile* model, const Options& options);
   absl::Status Build(const Hooks& hooks);
   absl::Status Plan(const Hooks& hooks);
+  absl::Status CheckDrafts(const Hooks& hooks);
+  absl::Status ChooseHowToRead(const Hooks& hooks);
 
   Config config_;
   const ModelFile* model_;
@@ -99,6 +103,7 @@ class Engine {
   // Order of destruction matters: the pager waits for reads into the ring before the ring and the reader go.
   std::unique_ptr<Backend> backend_;
   AlignedBuffer ring_;
+  ReaderChoice reader_choice_;
   std::unique_ptr<PageReader> reader_;
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<Overlay> overlay_;

@@ -99,8 +99,7 @@ absl::Status ImportancePass::Embed() {
   std::vector<int32_t> index;
   for (size_t i = 0; i < batch_.tokens.size(); ++i) {
     const uint64_t offset = table.offset + static_cast<uint64_t>(ToInt(batch_.tokens[i])) * table.row_bytes();
-    RETURN_IF_ERROR(
-        ReadBytes(model_->path(), offset, std::span(table_rows).subspan(i * table.row_bytes(), table.row_bytes())));
+    RETURN_IF_ERROR(model_->ReadBytes(offset, std::span(table_rows).subspan(i * table.row_bytes(), table.row_bytes())));
     index.push_back(static_cast<int32_t>(i));
   }
   backend_->GatherRows({table.type, MatrixLayout::kPlain, rows(), table.cols, table_rows.data()}, index, x_.get());
@@ -130,7 +129,7 @@ absl::Status ImportancePass::Product(const MatrixSource& matrix, std::span<const
 
 absl::Status ImportancePass::ReadAndMultiply(const MatrixSource& matrix, const Activations& x, Tensor* out) {
   matrix_bytes_.resize(matrix.bytes());
-  RETURN_IF_ERROR(ReadBytes(model_->path(), matrix.offset, matrix_bytes_));
+  RETURN_IF_ERROR(model_->ReadBytes(matrix.offset, matrix_bytes_));
   return Product(matrix, matrix_bytes_, x, out);
 }
 

@@ -8,8 +8,6 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <optional>
-#include <thread>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -20,6 +18,7 @@
 #include "base/units.h"
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
+#include "io/read_load.h"
 #include "runtime/tiers.h"
 
 namespace dogstar {
@@ -152,37 +151,6 @@ class KernelBench {
   std::vector<uint16_t> groups_;
 };
 
-// Keeps `depth` reads of `read_bytes` in flight for a while, one after the other from `offset` on.
-absl::StatusOr<double> ReadRateOf(PageReader* reader, std::span<std::byte> buffer, uint64_t read_bytes, int32_t depth,
-                                  uint64_t file_bytes, double seconds, uint64_t* offset) {
-  std::vector<uint64_t> free_places;
-  for (int32_t i = 0; i < depth; ++i) free_places.push_back(static_cast<uint64_t>(i) * read_bytes);
-  std::vector<Completion> finished;
-  uint64_t bytes = 0;
-  const double start = Now();
-  while (Now() - start < seconds || reader->in_flight() > 0) {
-    std::vector<ReadRequest> requests;
-    while (!free_places.empty() && Now() - start < seconds) {
-      if (*offset + read_bytes > file_bytes) *offset = 0;
-      ReadRequest request{.offset = *offset, .destination = buffer.data() + free_places.back()};
-      request.bytes = request.needed_bytes = static_cast<uint32_t>(read_bytes);
-      request.tag = free_places.back();
-      requests.push_back(request);
-      free_places.pop_back();
-      *offset += read_bytes;
-    }
-    if (!requests.empty()) RETURN_IF_ERROR(reader->Submit(requests));
-    finished.clear();
-    if (reader->in_flight() > 0) RETURN_IF_ERROR(reader->Reap(1, &finished));
-    for (const Completion& completion : finished) {
-      RETURN_IF_ERROR(completion.status);
-      free_places.push_back(completion.tag);
-      bytes += read_bytes;
-    }
-  }
-  return static_cast<double>(bytes) / (Now() - start);
-}
-
 }  // namespace
 
 absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progress, MachineRates* rates) {
@@ -231,20 +199,30 @@ absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress&
   disk.reader = reader->Describe();
   ASSIGN_OR_RETURN(disk.device, DeviceOf(probe.path));
   const int total = static_cast<int>(kSizes.size() * kDepths.size()) + 1;
-  uint64_t offset = 0;
   double best = 0;
+  // One measurement goes on where the last one ended: what was just read may come from a cache behind the disk.
+  uint64_t begin = 0;
+  const auto rate_of = [&](uint64_t size, int32_t depth, double seconds) -> absl::StatusOr<double> {
+    if (begin + kLeastBytes > file_bytes) begin = 0;
+    ASSIGN_OR_RETURN(const LoadResult result, RunLoad(reader.get(), buffer.span(),
+                                                      {.offset = begin,
+                                                       .bytes = file_bytes - begin,
+                                                       .read_bytes = static_cast<uint32_t>(size),
+                                                       .depth = static_cast<size_t>(depth),
+                                                       .seconds_max = seconds}));
+    begin += result.bytes / kMiB * kMiB;
+    return result.bytes_per_second();
+  };
   for (const uint64_t size : kSizes) {
     for (const int32_t depth : kDepths) {
       RETURN_IF_ERROR(Step(progress, "disk", static_cast<int>(disk.reads.size()), total));
-      ASSIGN_OR_RETURN(const double rate,
-                       ReadRateOf(reader.get(), buffer.span(), size, depth, file_bytes, probe.seconds, &offset));
+      ASSIGN_OR_RETURN(const double rate, rate_of(size, depth, probe.seconds));
       disk.reads.push_back({size, depth, rate});
       best = std::max(best, rate);
     }
   }
   RETURN_IF_ERROR(Step(progress, "disk", total - 1, total));
-  ASSIGN_OR_RETURN(disk.bytes_per_second, ReadRateOf(reader.get(), buffer.span(), kMiB, kStreamDepth, file_bytes,
-                                                     probe.stream_seconds, &offset));
+  ASSIGN_OR_RETURN(disk.bytes_per_second, rate_of(kMiB, kStreamDepth, probe.stream_seconds));
   constexpr double kEnough = 0.97;
   for (const ReadRate& read : disk.reads) {
     const uint64_t in_flight = read.read_bytes * static_cast<uint64_t>(read.depth);

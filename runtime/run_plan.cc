@@ -74,12 +74,12 @@ KvShape KvShapeOf(const Config& config, const ModelConfig& model, int32_t contex
 }
 
 absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, const Backend& backend,
-                                const RunPlanOptions& options, const MachineRates& machine) {
+                                const RunPlanOptions& options, const StreamRates& rates) {
   RunPlan plan;
   plan.limits = ChooseLimits(config, model, backend, options);
   plan.request.budget_bytes = config.budget.ram.value_or(kNoLimit);
   plan.request.ring_bytes = config.io.ring_bytes;
-  plan.request.rates = StreamRatesOf(machine, model.path());
+  plan.request.rates = rates;
   plan.request.fixed = {{"program and vocabulary", options.program_bytes},
                         {"KV cache", KvStoreBytes(KvShapeOf(config, model.config(), options.context_slots))},
                         {"activations", Forward::Bytes(model, backend, plan.limits)},

@@ -44,7 +44,7 @@ struct RunPlan {
 
 // ResourceExhausted: a budget too small (with the smallest), or, without a budget, a machine without the memory.
 absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, const Backend& backend,
-                                const RunPlanOptions& options, const MachineRates& machine);
+                                const RunPlanOptions& options, const StreamRates& rates);
 
 // What was measured of this machine: config.tiers, or tiers.json in the cache folder where there is one; nothing known
 // otherwise. An unreadable file is an error only when it was asked for by name; else `note` hears of it.

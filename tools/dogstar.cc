@@ -1,4 +1,5 @@
 // The dogstar program: one file a subcommand.
+#include <csignal>
 #include <cstdio>
 #include <string>
 
@@ -19,6 +20,7 @@ int ExitCodeOf(const absl::Status& status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit of file sizes is an error of a write, not a death
   CLI::App app("Runs language models larger than the fast memory they are given.", "dogstar");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string(DOGSTAR_VERSION));

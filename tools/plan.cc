@@ -161,8 +161,8 @@ void PrintPlacement(const Line& line) {
 absl::Status RunPlanCommand(const PlanFlags& flags, bool json) {
   ASSIGN_OR_RETURN(Subject subject, Open(flags));
   // The costs that every budget shares are those of a run without one; its own come from its own plan.
-  ASSIGN_OR_RETURN(const RunPlan plan,
-                   PlanRun(subject.config, *subject.model, *subject.backend, subject.options, subject.ground.machine));
+  ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(subject.config, *subject.model, *subject.backend, subject.options,
+                                               StreamRatesOf(subject.ground.machine, subject.config.model)));
   const BudgetMarks marks = MarkBudgets(subject.shape, plan.request);
   std::vector<Line> lines;
   const auto add = [&](const std::string& name, uint64_t budget) -> absl::Status {

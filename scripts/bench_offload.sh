@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Measures how near offloading comes to the disk.
+#
+#   scripts/bench_offload.sh reader [FILE]    our page reader and fio, alternating on the same part of the same file
+#
+# FILE lies on the disk that is to be measured. Without one, a file of SIZE (default 4GiB) random bytes is made in
+# FOLDER (default: the current one) and removed afterwards. Tables go to standard output.
+#
+# reader needs fio. Environment, with defaults: SIZES="64k 128k 256k 512k 1m 2m", DEPTHS="1 4 16 64 256",
+# PATTERNS="random sequential", ROUNDS=3, SECONDS_EACH=2, CSV= (a file to write), BENCH=build/release/bench/reader_bench,
+# FIO_MEMORY=advised (or pool, small: scripts/bench_reader.py says what they are).
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+need() {  # need PROGRAM...
+  local program
+  for program in "$@"; do
+    command -v "$program" >/dev/null || { echo "bench_offload: cannot run $program" >&2; exit 2; }
+  done
+}
+
+# test_file [FILE]: sets `file`; one that it makes goes away with the script.
+test_file() {
+  file=${1:-}
+  if [[ -n "$file" ]]; then
+    [[ -f "$file" ]] || { echo "bench_offload: no file $file" >&2; exit 2; }
+    return
+  fi
+  file=$(mktemp "${FOLDER:-.}/bench_offload.XXXXXX")
+  trap 'rm -f "$file"' EXIT
+  echo "bench_offload: writing ${SIZE:-4GiB} into $file" >&2
+  head -c "${SIZE:-4GiB}" /dev/urandom >"$file"
+  sync "$file"
+}
+
+run_reader() {
+  local bench=${BENCH:-$root/build/release/bench/reader_bench}
+  need fio python3 "$bench"
+  test_file "$@"
+  python3 "$root/scripts/bench_reader.py" "$file" --bench "$bench" --sizes "${SIZES:-64k 128k 256k 512k 1m 2m}" \
+    --depths "${DEPTHS:-1 4 16 64 256}" --patterns "${PATTERNS:-random sequential}" --rounds "${ROUNDS:-3}" \
+    --seconds "${SECONDS_EACH:-2}" --csv "${CSV:-}" --fio-memory "${FIO_MEMORY:-advised}"
+}
+
+command=${1:-}
+shift || true
+case "$command" in
+  reader) run_reader "$@" ;;
+  -h | --help) usage ;;
+  *) usage >&2; exit 2 ;;
+esac
