@@ -224,8 +224,11 @@ DOGSTAR_INLINE uint32_t OutliersOfHalf(const int32_t* outliers, uint32_t rows, i
 template <typename Format, int kBegin, int kEnd, int kRows, int kPanels>
 DOGSTAR_INLINE void AddPanelQuads(const uint8_t* codes, uint64_t panel_bytes, const int8_t* x,
                                   typename Format::Dot* dots) {
-  if constexpr (kPanels == 1) {
-    AddQuads<Format, kBegin, kEnd, kRows>(codes, x, dots);
+  if constexpr (kPanels == 1 || kPanelsInFlight == 1) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      AddQuads<Format, kBegin, kEnd, kRows>(codes + p * panel_bytes, x, dots + p * kRows);
+    }
   } else {
     Unroll<kBegin, kEnd>([&]<int k>() __attribute__((always_inline)) {
       Vec16i quads[kPanels];
