@@ -26,15 +26,19 @@ struct TileZ {
   alignas(64) float z[kTileRows][kBlockRows];
 };
 
+// next: the first weights that are read after the block's; null: unknown.
 inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMask& mask, int32_t tile, int rows,
-                         TileZ* out) {
-  const TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
+                         const std::byte* next, TileZ* out) {
+  TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
+  x.fetches = tile == 0;
   TileZ up;
   // Panels without a used row, which may not exist, are not read.
   const bool has_first = (block.used & 0xffff) != 0, has_second = (block.used >> 16) != 0;
   const int first = has_first ? 0 : 1, count = (has_first ? 1 : 0) + (has_second ? 1 : 0);
+  x.next = block.up + first * task.up_panel_bytes;
   task.gate_product(block.gate + first * task.gate_panel_bytes, task.gate_panel_bytes, count, task.dim, x, rows,
                     out->z[0] + 16 * first, kBlockRows);
+  x.next = next;
   task.up_product(block.up + first * task.up_panel_bytes, task.up_panel_bytes, count, task.dim, x, rows,
                   up.z[0] + 16 * first, kBlockRows);
   for (int p = 0; p < 2; ++p) {
@@ -93,12 +97,12 @@ DOGSTAR_INLINE uint64_t* OutlierRuns(const FfnTask& task, int64_t z_block, int32
   return task.z.outlier_runs + z_block * ((task.z.rows + kTileRows - 1) / kTileRows) + tile;
 }
 
-inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z_block) {
+inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z_block, const std::byte* next) {
   const RowMask mask = MaskOf(block.used);
   TileZ tile_z;
   for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
     const int rows = TileRowCount(task.rows, tile);
-    ComputeTileZ(task, block, mask, tile, rows, &tile_z);
+    ComputeTileZ(task, block, mask, tile, rows, next, &tile_z);
     uint64_t outlier_runs = 0;
     for (int r = 0; r < rows; ++r) {
       const int32_t t = tile * kTileRows + r;
@@ -111,6 +115,12 @@ inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z
       }
     }
     if (task.int8_down) *OutlierRuns(task, z_block, tile) = outlier_runs;
+  }
+}
+
+inline void ValuesOfBlocks(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    FfnBlockValues(task, blocks[i], i, i + 1 < end ? blocks[i + 1].gate : nullptr);
   }
 }
 
