@@ -101,7 +101,7 @@ void CpuFfn::ComputeValues(const FfnTask& task, const CpuFfnJob& job) const {
   const int64_t count = static_cast<int64_t>(job.blocks.size());
   pool_.Run([&](int thread) {
     const Range part = PartOf(count, 1, thread, pool_.size());
-    for (int64_t i = part.begin; i < part.end; ++i) kernels_.ffn_values(task, job.blocks[i], i);
+    kernels_.ffn_values(task, job.blocks.data(), part.begin, part.end);
   });
 }
 

@@ -30,7 +30,8 @@ struct TileView {
   const int32_t* outliers = nullptr;       // 32 * (the outlier's code) + its column; undefined without an outlier
   const uint8_t* outlier_rows = nullptr;   // of block b at b: bit r: row r has an outlier
   int32_t stride = 0;
-  bool fetches = true;  // the first tile to read these weights: asks for those that come next
+  bool fetches = true;              // the first tile to read these weights: asks for those that come next
+  const std::byte* next = nullptr;  // what is read after a product's panels; null: the memory behind them
 };
 
 // Activation rows as the kernels write them; null where the mode has no use for it.
@@ -145,8 +146,8 @@ struct KernelTable {
   // Blocks [begin, end) of 32 columns of tile `tile` of x, [rows, cols].
   void (*prepare)(const float* x, int32_t rows, int32_t cols, int32_t tile, int32_t begin, int32_t end,
                   const ActivationBuffers& out);
-  // z of a block: products, activation, masks, capture, quantization. z_block: its place in task.z.
-  void (*ffn_values)(const FfnTask& task, const FfnBlock& block, int64_t z_block);
+  // z of blocks [begin, end): products, activation, masks, capture, quantization; to the same places in task.z.
+  void (*ffn_values)(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end);
   // y += partial of each page, for panels [begin, end) of 16 outputs.
   void (*ffn_down)(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end);
   void (*overlay_down)(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end);

@@ -16,7 +16,7 @@ constexpr KernelTable MakeTable(const char* name) {
           .find_product = FindProduct,
           .matmul = MatMul,
           .prepare = Prepare,
-          .ffn_values = FfnBlockValues,
+          .ffn_values = ValuesOfBlocks,
           .ffn_down = FfnDown,
           .overlay_down = OverlayDownRows,
           .rms_norm = RmsNorm,

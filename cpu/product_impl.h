@@ -224,8 +224,11 @@ DOGSTAR_INLINE uint32_t OutliersOfHalf(const int32_t* outliers, uint32_t rows, i
 template <typename Format, int kBegin, int kEnd, int kRows, int kPanels>
 DOGSTAR_INLINE void AddPanelQuads(const uint8_t* codes, uint64_t panel_bytes, const int8_t* x,
                                   typename Format::Dot* dots) {
-  if constexpr (kPanels == 1) {
-    AddQuads<Format, kBegin, kEnd, kRows>(codes, x, dots);
+  if constexpr (kPanels == 1 || kPanelsInFlight == 1) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      AddQuads<Format, kBegin, kEnd, kRows>(codes + p * panel_bytes, x, dots + p * kRows);
+    }
   } else {
     Unroll<kBegin, kEnd>([&]<int k>() __attribute__((always_inline)) {
       Vec16i quads[kPanels];
@@ -283,26 +286,24 @@ DOGSTAR_INLINE void Int8Group(const uint8_t* codes, const uint8_t* scale_table, 
   }
 }
 
-// Asks for the block of one of kPanels panels that is read kPrefetchBlocks later; past the panel's end that is the
-// start of the one kPanels further.
-template <typename Format, int kPanels>
-DOGSTAR_INLINE void PrefetchBlock(const uint8_t* codes, const uint8_t* scale_table, uint64_t panel_bytes, int64_t block,
-                                  int64_t blocks) {
+// Asks for the block of a panel that is read kPrefetchBlocks later; past the panel's end that is one of `next`, the
+// panel that is read after it.
+template <typename Format>
+DOGSTAR_INLINE void PrefetchBlock(const uint8_t* panel, const uint8_t* next, int64_t block, int64_t blocks) {
   constexpr int64_t kCodeBytes = 64 * Format::kCodeVectors;
   constexpr int64_t kScaleBytes = Format::kTableBytes * 16 / (Format::kSuperBlocks ? 8 : 1);
-  const bool next = block + kPrefetchBlocks >= blocks;
-  const int64_t skipped = next ? static_cast<int64_t>(panel_bytes) * (kPanels - 1) : 0;
-  const uint8_t* codes_ahead = codes + kPrefetchBlocks * kCodeBytes + (next ? blocks * kScaleBytes : 0) + skipped;
-  const uint8_t* scales_ahead =
-      scale_table + (block + kPrefetchBlocks) * kScaleBytes + (next ? blocks * kCodeBytes : 0) + skipped;
+  const bool past = block + kPrefetchBlocks >= blocks;
+  const uint8_t* from = past ? next : panel;
+  const int64_t ahead = past ? block + kPrefetchBlocks - blocks : block + kPrefetchBlocks;
 #pragma GCC unroll 8
-  for (int v = 0; v < Format::kCodeVectors; ++v) Prefetch(codes_ahead + 64 * v);
-  Prefetch(scales_ahead);
+  for (int v = 0; v < Format::kCodeVectors; ++v) Prefetch(from + ahead * kCodeBytes + 64 * v);
+  Prefetch(from + blocks * kCodeBytes + ahead * kScaleBytes);
 }
 
+// next: the panels that are read after these.
 template <typename Format, int kRows, int kPanels, bool kFetch>
-void Int8Panels(const uint8_t* panel, uint64_t panel_bytes, int32_t cols, const TileView& x, int first, float* out,
-                int64_t out_stride) {
+void Int8Panels(const uint8_t* panel, const uint8_t* next, uint64_t panel_bytes, int32_t cols, const TileView& x,
+                int first, float* out, int64_t out_stride) {
   const int64_t blocks = cols / 32;
   constexpr int64_t kBlockBytes = 64 * Format::kCodeVectors;
   const uint8_t* codes = panel;
@@ -314,7 +315,7 @@ void Int8Panels(const uint8_t* panel, uint64_t panel_bytes, int32_t cols, const 
     if (kFetch && (kPanels == 1 || (first == 0 && x.fetches))) {  // later rows find a pair of panels in the cache
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-        PrefetchBlock<Format, kPanels>(codes + p * panel_bytes, scale_table + p * panel_bytes, panel_bytes, b, blocks);
+        PrefetchBlock<Format>(panel + p * panel_bytes, next + p * panel_bytes, b, blocks);
       }
     }
     Int8Group<Format, kRows, 0, kPanels>(codes, scale_table, panel_bytes, x, b, first, sums);
@@ -349,24 +350,33 @@ DOGSTAR_INLINE void ForRowGroups(int rows, const Work& work) {
 template <typename Format>
 void Int8Product(const std::byte* panels, uint64_t panel_bytes, int64_t panel_count, int32_t cols, const TileView& x,
                  int rows, float* out, int64_t out_stride) {
+  // What is read after panels [p, p + count).
+  const auto next_of = [&](int64_t p, int64_t count) __attribute__((always_inline)) {
+    const std::byte* behind = panels + (p + count) * panel_bytes;
+    return Bytes(x.next != nullptr && p + count >= panel_count ? x.next : behind);
+  };
   int64_t p = 0;
   if constexpr (kPanelsInFlight == 2) {
     for (; rows >= 4 && p + 2 <= panel_count; p += 2) {
       const uint8_t* pair = Bytes(panels) + p * panel_bytes;
+      const uint8_t* next = next_of(p, 2);
       ForRowGroups<4>(rows, [&]<int kRows>(int first) {
-        Int8Panels<Format, kRows, 2, true>(pair, panel_bytes, cols, x, first, out + 16 * p, out_stride);
+        Int8Panels<Format, kRows, 2, true>(pair, next, panel_bytes, cols, x, first, out + 16 * p, out_stride);
       });
     }
   }
   const bool fetch = Format::kLowBits < 8 || cols / 32 < kPrefetchBlocks;
   for (; p < panel_count; ++p) {
     const uint8_t* panel = Bytes(panels) + p * panel_bytes;
+    const uint8_t* next = next_of(p, 1);
     ForRowGroups<kRowsInFlight>(rows, [&]<int kRows>(int first) {
       if constexpr (Format::kLowBits == 8) {
-        if (!fetch)
-          return Int8Panels<Format, kRows, 1, false>(panel, panel_bytes, cols, x, first, out + 16 * p, out_stride);
+        if (!fetch) {
+          return Int8Panels<Format, kRows, 1, false>(panel, next, panel_bytes, cols, x, first, out + 16 * p,
+                                                     out_stride);
+        }
       }
-      Int8Panels<Format, kRows, 1, true>(panel, panel_bytes, cols, x, first, out + 16 * p, out_stride);
+      Int8Panels<Format, kRows, 1, true>(panel, next, panel_bytes, cols, x, first, out + 16 * p, out_stride);
     });
   }
 }
