@@ -127,6 +127,9 @@ absl::Status Engine::Plan(const Hooks& hooks) {
 // Settles what the settings leave open. A model that is only loaded is not worth measuring.
 absl::Status Engine::ChooseHowToRead(const Hooks& hooks, ReaderOptions* options) {
   if (placement_.everything_resident()) return absl::OkStatus();
+  if (const std::string refusal = HugePageRefusal(); !refusal.empty()) {
+    Note(hooks, fmt::format("memory is not in huge pages, which makes reading slower: {}", refusal));
+  }
   ASSIGN_OR_RETURN(reader_choice_, ChooseReader(model_->path(), *options));
   if (reader_choice_.engine != options->engine || reader_choice_.direct != options->direct) {
     Note(hooks, fmt::format("{} is read with {}", model_->path(), reader_choice_.reason));
