@@ -1,9 +1,11 @@
 #include "base/aligned_buffer.h"
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <utility>
 
 #include "base/units.h"
@@ -14,6 +16,7 @@ namespace {
 
 constexpr uint64_t kSmallPage = 4096;
 constexpr uint64_t kHugePage = uint64_t{2} << 20;
+constexpr char kHugePageSwitch[] = "/sys/kernel/mm/transparent_hugepage/enabled";
 constexpr uint64_t kMaxBytes = uint64_t{1} << 62;
 
 uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -79,6 +82,14 @@ AlignedBuffer& AlignedBuffer::operator=(AlignedBuffer&& other) noexcept {
 
 AlignedBuffer::~AlignedBuffer() {
   if (data_ != nullptr) ::munmap(data_, RoundUp(size_, kSmallPage));
+}
+
+std::string HugePageRefusal() {
+  if (::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1) return "they are switched off for this process";
+  std::ifstream file(kHugePageSwitch);
+  std::string modes;
+  if (!std::getline(file, modes)) return "this kernel has none";
+  return modes.find("[never]") != std::string::npos ? fmt::format("{} says never", kHugePageSwitch) : std::string();
 }
 
 }  // namespace dogstar

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "base/status.h"
 
@@ -33,5 +34,8 @@ class AlignedBuffer {
   std::byte* data_ = nullptr;
   uint64_t size_ = 0;
 };
+
+// Why large buffers get no huge pages from this kernel or in this process; empty where they do.
+std::string HugePageRefusal();
 
 }  // namespace dogstar

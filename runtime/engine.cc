@@ -92,6 +92,9 @@ absl::Status Engine::CheckDrafts(const Hooks& hooks) {
 
 // Settles what the settings leave open, by reading a little.
 absl::Status Engine::ChooseHowToRead(const Hooks& hooks) {
+  if (const std::string refusal = HugePageRefusal(); !refusal.empty()) {
+    Note(hooks, fmt::format("memory is not in huge pages, which makes reading slower: {}", refusal));
+  }
   const ReaderOptions options = {.engine = config_.io.engine, .direct = config_.io.direct};
   ASSIGN_OR_RETURN(reader_choice_, ChooseReader(model_->path(), options));
   if (reader_choice_.engine == options.engine && reader_choice_.direct == options.direct) return absl::OkStatus();

@@ -1,5 +1,6 @@
 // A file or a machine that goes wrong under a running program: the text so far is kept, the error says what happened,
 // and a run that can go on does so and says how.
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "model/gguf.h"
 #include "nlohmann/json.hpp"
+#include "runtime/engine.h"
 #include "tests/support/child.h"
 #include "tests/support/model_run.h"
 
@@ -167,6 +169,27 @@ TEST_F(RunningTest, ASmallMemlockLimitIsSaidOnce) {
   EXPECT_NE(first, std::string::npos) << output.err;
   EXPECT_EQ(output.err.find("RLIMIT_MEMLOCK", first + 1), std::string::npos) << output.err;
   EXPECT_THAT(nlohmann::json::parse(output.out)["io"].get<std::string>(), HasSubstr("unregistered buffers"));
+}
+
+TEST_F(RunningTest, WithoutHugePagesItIsSaid) {
+  EXPECT_THAT(RunChild(DOGSTAR_PROGRAM, Streaming("4", {"--json"}),
+                       [] {
+                         if (::prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0) ::_exit(126);
+                       })
+                  .err,
+              HasSubstr("huge pages"));
+}
+
+TEST_F(RunningTest, AFileReplacedBeforeItsPagesAreOpenedIsNoticed) {
+  const auto model = ModelFile::Open(model_);
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::filesystem::copy_file(model_, folder_.Path("other"));
+  ASSERT_EQ(::rename(folder_.Path("other").c_str(), model_.c_str()), 0);
+  Engine::Options options;
+  options.context_slots = 16;
+  const absl::Status status = Engine::Create({}, model->get(), options, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr(model_), HasSubstr("changed")));
 }
 
 // File systems in memory: new tmpfs has O_DIRECT, ramfs has not.
