@@ -2,24 +2,22 @@
 // anything else that has requests (a simulator).
 //
 // A policy knows slots 0 .. slots-1 and what is in them. For every request its owner calls
-//     the key is held:    Use(slot)
-//     the key is absent:  Prepare(key); while no slot is free: slot = Victim(pins), Evict(slot); Insert(slot, key)
+//     the key is held:    Use(slot, 1)
+//     the key is absent:  Prepare(key); while no slot is free: slot = Victim(pins), Evict(slot); Insert(slot, key, 1)
 // Between Victim and Evict the owner may change its mind: Victim moves hands and queues, but nothing leaves by it.
 //
 // Invariants: a slot is held from Insert to Evict or Remove. Victim names a slot that is held and not pinned, or
 // kNoSlot: all are pinned, or the policy would rather keep what it has (static-hot).
 //
-// The policies and their sources; shares are of the slots, rounded down. A request is a use, and a miss puts the key
-// in.
+// The policies and their sources. Shares are of the slots, rounded down; a request is a use, a miss brings its key in.
 //   fifo         out in the order in.
 //   lru          the longest unused leaves.
 //   lfu          the fewest uses since it came in; equal: the longest unused. Counts are lost with the slot.
-//   lfu-aged     as lfu, but a use t tokens ago counts 2^(-t / lfu_half_life). Counts known from before may be brought
-//   in. clock        second chance (Corbato, "A paging experiment with the Multics system", 1968): a queue whose oldest
-//   page
-//                goes round again while its counter, raised by uses to 2^clock_bits - 1, is not 0; each round costs 1.
-//   2q           Johnson and Shasha, "2Q", VLDB 1994, the full version: new keys in a FIFO (its share: two_q_in), what
-//   it
+//   lfu-aged     as lfu, but a use t tokens ago counts 2^(-t / lfu_half_life). What the owner knows of a key's earlier
+//                uses may be brought in, and a use may count more or less than 1.
+//   clock        second chance (Corbato, "A paging experiment with the Multics system", 1968): a queue whose oldest
+//                page goes round again while its counter is not 0. Uses raise it to 2^clock_bits - 1, a round costs 1.
+//   2q           Johnson and Shasha, "2Q", VLDB 1994, the full version: new keys in a FIFO (share two_q_in); what that
 //                drops is remembered by key (two_q_out); a key that is remembered comes back into an LRU.
 //   arc          Megiddo and Modha, "ARC", FAST 2003: an LRU of keys seen once, one of keys seen again, and as many
 //                remembered keys; the target size moves by ghost hits, in real numbers and not rounded.
@@ -27,13 +25,13 @@
 //                slru_segments equal LRU segments (rounding goes to the lowest): a use raises a page by one, what
 //                overflows sinks by one. As long as there is room, a new key takes the lowest segment with room.
 //   s3fifo       Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023: small FIFO (s3fifo_small),
-//                main FIFO with reinsertion (counter up to 3), remembered keys (s3fifo_ghost). s3fifo_threshold uses in
-//                the small queue lead to the main one (2; the paper moves at more than one). Until the first eviction
-//                the main queue takes what the small one has no room for.
+//                main FIFO with reinsertion (counter up to 3), remembered keys (s3fifo_ghost). s3fifo_threshold uses
+//                in the small queue lead to the main one (2; the paper moves at more than one). Until the first
+//                eviction the main queue takes what the small one has no room for.
 //   sieve        Zhang et al., "SIEVE is simpler than LRU", NSDI 2024: one queue, a visited bit, a hand that stays.
 //   least-stale  the page unused for the most passes leaves; equal: the fewest uses in the last pass that used it;
-//                equal: the longest unused. After "Least-Stale" of SpecMD (arXiv 2602.03921), which puts what earlier
-//                passes left before what the running pass used; its order of experts by layer has no counterpart here.
+//                equal: the longest unused. Named after the "Least-Stale" of SpecMD (arXiv 2602.03921), a policy for
+//                the experts of MoE models; the definition is ours and does not claim to be that paper's.
 //   static-hot   a fixed hotness of every key, given at the start. The coldest leaves, and only for a hotter one.
 // FIFO to SIEVE follow the conventions of libCacheSim where papers leave room; scripts/check_policies.py compares.
 //
@@ -102,8 +100,8 @@ class EvictionPolicy {
  public:
   virtual ~EvictionPolicy() = default;
 
-  // The key in `slot` was requested. REQUIRES: held.
-  virtual void Use(int32_t slot) = 0;
+  // The key in `slot` was requested. uses: how much the request counts (lfu-aged). REQUIRES: held.
+  virtual void Use(int32_t slot, double uses) = 0;
   // `key`, which is absent, asks for a slot; it takes its place among the remembered keys with it. Counts until the
   // next Prepare: Victim and Insert that follow are for this key.
   virtual void Prepare(PageKey key) { static_cast<void>(key); }
@@ -112,7 +110,7 @@ class EvictionPolicy {
   virtual void Evict(int32_t slot) { Remove(slot); }
   // The page leaves without a trace. REQUIRES: held.
   virtual void Remove(int32_t slot) = 0;
-  // REQUIRES: not held. uses: requests that the key has had, this one included, as far as the owner knows (lfu-aged).
+  // REQUIRES: not held. uses: what the key's requests came to, this one included, as far as the owner knows (lfu-aged).
   virtual void Insert(int32_t slot, PageKey key, double uses) = 0;
   // Boundaries of the stream of requests: half-lives are counted in tokens, staleness in passes.
   virtual void EndToken() {}

@@ -24,7 +24,7 @@ TwoQPolicy::TwoQPolicy(const EvictionOptions& options, int32_t slots)
       queue_of_(At(slots)) {}
 
 // A use in A1in says nothing yet: it may belong to the same burst.
-void TwoQPolicy::Use(int32_t slot) {
+void TwoQPolicy::Use(int32_t slot, double) {
   if (queue_of_[At(slot)] == kMain) queues_.MoveToFront(kMain, slot);
 }
 
@@ -59,7 +59,7 @@ ArcPolicy::ArcPolicy(int32_t slots)
       keys_(At(slots)),
       queue_of_(At(slots)) {}
 
-void ArcPolicy::Use(int32_t slot) {
+void ArcPolicy::Use(int32_t slot, double) {
   queues_.Remove(queue_of_[At(slot)], slot);
   queue_of_[At(slot)] = kAgain;
   queues_.PushFront(kAgain, slot);
@@ -132,7 +132,7 @@ S3FifoPolicy::S3FifoPolicy(const EvictionOptions& options, int32_t slots)
       queue_of_(At(slots)),
       uses_(At(slots)) {}
 
-void S3FifoPolicy::Use(int32_t slot) {
+void S3FifoPolicy::Use(int32_t slot, double) {
   uint8_t& uses = uses_[At(slot)];
   if (uses < UINT8_MAX) ++uses;
 }

@@ -13,7 +13,7 @@ class TwoQPolicy final : public EvictionPolicy {
  public:
   TwoQPolicy(const EvictionOptions& options, int32_t slots);
   static int32_t Remembered(const EvictionOptions& options, int32_t slots);
-  void Use(int32_t slot) override;
+  void Use(int32_t slot, double uses) override;
   void Prepare(PageKey key) override { returns_ = out_.Take(key); }
   int32_t Victim(Pins pins) override;
   void Evict(int32_t slot) override;
@@ -34,7 +34,7 @@ class TwoQPolicy final : public EvictionPolicy {
 class ArcPolicy final : public EvictionPolicy {
  public:
   explicit ArcPolicy(int32_t slots);
-  void Use(int32_t slot) override;
+  void Use(int32_t slot, double uses) override;
   void Prepare(PageKey key) override;
   int32_t Victim(Pins pins) override;
   void Evict(int32_t slot) override;
@@ -59,7 +59,7 @@ class S3FifoPolicy final : public EvictionPolicy {
  public:
   S3FifoPolicy(const EvictionOptions& options, int32_t slots);
   static int32_t Remembered(const EvictionOptions& options, int32_t slots);
-  void Use(int32_t slot) override;
+  void Use(int32_t slot, double uses) override;
   void Prepare(PageKey key) override { returns_ = ghosts_.Take(key); }
   int32_t Victim(Pins pins) override;
   void Evict(int32_t slot) override;

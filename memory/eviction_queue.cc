@@ -4,7 +4,7 @@
 
 namespace dogstar {
 
-void ClockPolicy::Use(int32_t slot) {
+void ClockPolicy::Use(int32_t slot, double) {
   uint8_t& counter = counters_[static_cast<size_t>(slot)];
   if (counter < most_) ++counter;
 }
@@ -40,7 +40,7 @@ void SlruPolicy::Enter(int32_t segment, int32_t slot) {
   segment_of_[static_cast<size_t>(slot)] = static_cast<uint8_t>(segment);
 }
 
-void SlruPolicy::Use(int32_t slot) {
+void SlruPolicy::Use(int32_t slot, double) {
   int32_t segment = segment_of_[static_cast<size_t>(slot)];
   if (segment + 1 == static_cast<int32_t>(capacity_.size())) return segments_.MoveToFront(segment, slot);
   segments_.Remove(segment, slot);

@@ -12,7 +12,7 @@ namespace dogstar {
 class FifoPolicy final : public EvictionPolicy {
  public:
   explicit FifoPolicy(int32_t slots) : queue_(slots, 1) {}
-  void Use(int32_t) override {}
+  void Use(int32_t, double) override {}
   int32_t Victim(Pins pins) override { return queue_.Oldest(0, pins); }
   void Remove(int32_t slot) override { queue_.Remove(0, slot); }
   void Insert(int32_t slot, PageKey, double) override { queue_.PushFront(0, slot); }
@@ -24,7 +24,7 @@ class FifoPolicy final : public EvictionPolicy {
 class LruPolicy final : public EvictionPolicy {
  public:
   explicit LruPolicy(int32_t slots) : queue_(slots, 1) {}
-  void Use(int32_t slot) override { queue_.MoveToFront(0, slot); }
+  void Use(int32_t slot, double) override { queue_.MoveToFront(0, slot); }
   int32_t Victim(Pins pins) override { return queue_.Oldest(0, pins); }
   void Remove(int32_t slot) override { queue_.Remove(0, slot); }
   void Insert(int32_t slot, PageKey, double) override { queue_.PushFront(0, slot); }
@@ -38,7 +38,7 @@ class ClockPolicy final : public EvictionPolicy {
  public:
   ClockPolicy(const EvictionOptions& options, int32_t slots)
       : most_((1 << options.clock_bits) - 1), queue_(slots, 1), counters_(static_cast<size_t>(slots)) {}
-  void Use(int32_t slot) override;
+  void Use(int32_t slot, double uses) override;
   int32_t Victim(Pins pins) override;
   void Remove(int32_t slot) override { queue_.Remove(0, slot); }
   void Insert(int32_t slot, PageKey key, double uses) override;
@@ -53,7 +53,7 @@ class ClockPolicy final : public EvictionPolicy {
 class SlruPolicy final : public EvictionPolicy {
  public:
   SlruPolicy(const EvictionOptions& options, int32_t slots);
-  void Use(int32_t slot) override;
+  void Use(int32_t slot, double uses) override;
   int32_t Victim(Pins pins) override;
   void Remove(int32_t slot) override { segments_.Remove(segment_of_[static_cast<size_t>(slot)], slot); }
   void Insert(int32_t slot, PageKey key, double uses) override;
@@ -69,7 +69,7 @@ class SlruPolicy final : public EvictionPolicy {
 class SievePolicy final : public EvictionPolicy {
  public:
   explicit SievePolicy(int32_t slots) : queue_(slots, 1), visited_(static_cast<size_t>(slots)) {}
-  void Use(int32_t slot) override { visited_[static_cast<size_t>(slot)] = 1; }
+  void Use(int32_t slot, double) override { visited_[static_cast<size_t>(slot)] = 1; }
   int32_t Victim(Pins pins) override;
   void Remove(int32_t slot) override;
   void Insert(int32_t slot, PageKey key, double uses) override;

@@ -15,7 +15,7 @@ void LfuAgedPolicy::EndToken() {
   weight_ = 1;
 }
 
-void LeastStalePolicy::Use(int32_t slot) {
+void LeastStalePolicy::Use(int32_t slot, double) {
   const double value = heap_.rank(slot).value;
   const bool used_in_this_pass = value >= FirstUse();
   const bool full = value >= FirstUse() + kUses - 2;

@@ -14,7 +14,7 @@ namespace dogstar {
 class LfuPolicy final : public EvictionPolicy {
  public:
   explicit LfuPolicy(int32_t slots) : heap_(slots) {}
-  void Use(int32_t slot) override { heap_.Update(slot, {heap_.rank(slot).value + 1, ++requests_}); }
+  void Use(int32_t slot, double) override { heap_.Update(slot, {heap_.rank(slot).value + 1, ++requests_}); }
   int32_t Victim(Pins pins) override { return heap_.Lowest(pins); }
   void Remove(int32_t slot) override { heap_.Remove(slot); }
   void Insert(int32_t slot, PageKey, double) override { heap_.Push(slot, {1, ++requests_}); }
@@ -28,7 +28,9 @@ class LfuPolicy final : public EvictionPolicy {
 class LfuAgedPolicy final : public EvictionPolicy {
  public:
   LfuAgedPolicy(const EvictionOptions& options, int32_t slots);
-  void Use(int32_t slot) override { heap_.Update(slot, {heap_.rank(slot).value + weight_, ++requests_}); }
+  void Use(int32_t slot, double uses) override {
+    heap_.Update(slot, {heap_.rank(slot).value + uses * weight_, ++requests_});
+  }
   int32_t Victim(Pins pins) override { return heap_.Lowest(pins); }
   void Remove(int32_t slot) override { heap_.Remove(slot); }
   void Insert(int32_t slot, PageKey, double uses) override { heap_.Push(slot, {uses * weight_, ++requests_}); }
@@ -44,7 +46,7 @@ class LfuAgedPolicy final : public EvictionPolicy {
 class LeastStalePolicy final : public EvictionPolicy {
  public:
   explicit LeastStalePolicy(int32_t slots) : heap_(slots) {}
-  void Use(int32_t slot) override;
+  void Use(int32_t slot, double uses) override;
   int32_t Victim(Pins pins) override { return heap_.Lowest(pins); }
   void Remove(int32_t slot) override { heap_.Remove(slot); }
   void Insert(int32_t slot, PageKey, double) override { heap_.Push(slot, {FirstUse(), ++requests_}); }
@@ -63,7 +65,7 @@ class LeastStalePolicy final : public EvictionPolicy {
 class StaticHotPolicy final : public EvictionPolicy {
  public:
   StaticHotPolicy(const EvictionOptions& options, int32_t slots);
-  void Use(int32_t) override {}
+  void Use(int32_t, double) override {}
   void Prepare(PageKey key) override { incoming_ = hotness_(key); }
   int32_t Victim(Pins pins) override;
   void Remove(int32_t slot) override { heap_.Remove(slot); }

@@ -79,8 +79,10 @@ TEST(EvictionTest, LfuAgedTakesCountsFromBefore) {
   const std::unique_ptr<EvictionPolicy> policy = NewEvictionPolicy(options, 2);
   policy->Insert(0, PageKey{1}, 5);
   policy->Insert(1, PageKey{2}, 1);
-  policy->Use(1);
+  policy->Use(1, 1);
   EXPECT_EQ(policy->Victim({}), 1);
+  policy->Use(1, 3.5);
+  EXPECT_EQ(policy->Victim({}), 0);
 }
 
 TEST(EvictionTest, ClockGivesUsedPagesAsManyRoundsAsItsBitsHold) {
@@ -157,7 +159,7 @@ TEST_P(EveryPolicyTest, VictimLooksPastPins) {
   for (int32_t free = 0; free < kSlots; ++free) {
     const std::unique_ptr<EvictionPolicy> policy = NewEvictionPolicy(OptionsOf(kind()), kSlots);
     for (int32_t slot = 0; slot < kSlots; ++slot) policy->Insert(slot, PageKey{100U + static_cast<uint64_t>(slot)}, 1);
-    for (int32_t slot = 0; slot < kSlots; slot += 2) policy->Use(slot), policy->Use(slot), policy->Use(slot);
+    for (int32_t slot = 0; slot < kSlots; slot += 2) policy->Use(slot, 1), policy->Use(slot, 1), policy->Use(slot, 1);
     std::vector<uint16_t> pins(kSlots, 1);
     pins[static_cast<size_t>(free)] = 0;
     policy->Prepare(PageKey{1});

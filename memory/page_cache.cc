@@ -22,6 +22,18 @@ void PagePin::Release() {
   slot_ = kNoCacheSlot;
 }
 
+PageCache::Stats& PageCache::Stats::operator+=(const Stats& other) {
+  hits += other.hits;
+  misses += other.misses;
+  admissions += other.admissions;
+  evictions += other.evictions;
+  released += other.released;
+  refused += other.refused;
+  prefetches += other.prefetches;
+  dropped_prefetches += other.dropped_prefetches;
+  return *this;
+}
+
 int32_t PageCache::TotalSlots(const Options& options) {
   return std::accumulate(options.slots.begin(), options.slots.end(), 0);
 }

@@ -67,6 +67,7 @@ class PageCache {
     int64_t released = 0;          // keys that went otherwise: Clear, failed loads
     int64_t refused = 0;           // proposals that ended without a slot, or that the owner declined
     int64_t prefetches = 0, dropped_prefetches = 0;
+    Stats& operator+=(const Stats& other);
   };
 
   explicit PageCache(const Options& options);
@@ -74,8 +75,8 @@ class PageCache {
   PageCache(const PageCache&) = delete;
   PageCache& operator=(const PageCache&) = delete;
 
-  // One request of the stream. A page that is still being loaded is a miss.
-  CacheSlot Request(PageKey key) {
+  // One request of the stream. A page that is still being loaded is a miss. uses: see EvictionPolicy::Use.
+  CacheSlot Request(PageKey key, double uses = 1) {
     const int32_t slot = index_.Find(key);
     if (slot == kNoSlot || loading_[static_cast<size_t>(slot)] != 0) {
       ++stats_.misses;
@@ -83,7 +84,7 @@ class PageCache {
     }
     ++stats_.hits;
     Partition& partition = PartitionOf(key);
-    partition.policy->Use(slot - partition.first);
+    partition.policy->Use(slot - partition.first, uses);
     return CacheSlot{slot};
   }
   // Looks without a trace. Pages that are being loaded are not found.

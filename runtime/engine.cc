@@ -10,6 +10,7 @@
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
 #include "runtime/importance.h"
+#include "runtime/text_harvest.h"
 
 namespace dogstar {
 namespace {
@@ -109,15 +110,45 @@ KvShape Engine::ShapeOfKv() const {
 
 Forward::Limits Engine::ChooseLimits() const {
   Forward::Limits limits;
-  limits.capture = predictor_->observes_prompt() && model_->packed() != nullptr && NeedsPacked(options_.mode);
   limits.logit_rows = options_.logit_rows;
   for (int32_t rows : kBatchRows) {
     limits.batch_rows = std::max(rows, options_.logit_rows);
+    limits.capture_rows = CaptureRows(limits);
     const uint64_t bytes = Forward::Bytes(*model_, *backend_, limits);
     if (accountant_.limit_bytes() == kNoLimit || bytes <= accountant_.limit_bytes() / kActivationShare) break;
   }
   return limits;
 }
+
+HarvestMode Engine::harvest() const {
+  if (model_->packed() == nullptr || !NeedsPacked(options_.mode)) return HarvestMode::kOff;
+  return config_.cache.harvest.value_or(predictor_->observes_prompt() ? HarvestMode::kPrompt : HarvestMode::kOff);
+}
+
+// Scores, masks and tables of the overlay. How many places the tables serve is known from a first plan without them.
+absl::Status Engine::AddHarvestCosts(PlanRequest* request) const {
+  if (harvest() == HarvestMode::kOff) return absl::OkStatus();
+  request->overlay_share = config_.draft.overlay;
+  const ModelConfig& c = model_->config();
+  uint64_t bytes = RowScores::Bytes(c.layer_count, c.ffn_rows);
+  ASSIGN_OR_RETURN(const Placement placement, PlanPlacement(*model_, *request));
+  if (harvest() == HarvestMode::kText) {
+    bytes += TextHarvest::TableBytes(c.layer_count, c.ffn_rows, limits_.logit_rows,
+                                     config_.draft.density < 0 ? placement.resident_density : config_.draft.density);
+  }
+  std::vector<int32_t> rows;
+  for (const LayerPlacement& layer : placement.layers) rows.push_back(layer.overlay_rows);
+  request->fixed.push_back({"harvest", bytes + Overlay::TableBytes(config_.cache.eviction, rows)});
+  return absl::OkStatus();
+}
+
+int32_t Engine::CaptureRows(const Forward::Limits& limits) const {
+  if (model_->packed() == nullptr || !NeedsPacked(options_.mode)) return 0;
+  if (observes_prompt()) return limits.batch_rows;
+  return harvest() == HarvestMode::kText ? limits.logit_rows : 0;
+}
+
+bool Engine::observes_prompt() const { return predictor_->observes_prompt() || harvest() == HarvestMode::kPrompt; }
 
 absl::Status Engine::Plan(const Hooks& hooks) {
   limits_ = ChooseLimits();
@@ -130,7 +161,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
                    {"norms and down-scale tables", Weights::TableBytes(*model_)}};
   if (options_.trace != nullptr) request.fixed.push_back({"trace", Trace::Bytes()});
   const bool drafts = NeedsPacked(options_.mode);
-  if (drafts && limits_.capture) request.overlay_share = config_.draft.overlay;
+  RETURN_IF_ERROR(AddHarvestCosts(&request));
   ASSIGN_OR_RETURN(placement_, PlanPlacement(*model_, request));
   for (const PlanLine& line : placement_.lines) RETURN_IF_ERROR(accountant_.Reserve(line.what, line.resident_bytes));
 
@@ -145,6 +176,24 @@ absl::Status Engine::Plan(const Hooks& hooks) {
     }
     Note(hooks, "the budget does not hold attention and head: every token is a full pass, without drafts");
   }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::CreateOverlay() {
+  if (harvest() == HarvestMode::kOff) return absl::OkStatus();
+  Overlay::Options options;
+  options.eviction = config_.cache.eviction;
+  options.capacity = config_.cache.capacity;
+  options.hysteresis = config_.cache.hysteresis;
+  int32_t most = 0;
+  for (size_t i = 0; i < placement_.layers.size(); ++i) {
+    const LayerPlacement& layer = placement_.layers[i];
+    options.layer_rows.push_back(layer.overlay_rows);
+    options.prefix_rows.push_back(layer.resident_pages * model_->packed()->layers()[i].layout.page_rows);
+    most = std::max(most, layer.overlay_rows);
+  }
+  if (most == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(overlay_, Overlay::Create(*model_->packed(), options, backend_.get()));
   return absl::OkStatus();
 }
 
@@ -174,17 +223,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   pager_options.note = hooks.note;
   pager_options.trace = options_.trace;
   pager_ = std::make_unique<Pager>(reader_.get(), ring_.span(), std::move(pager_options));
-  if (model_->packed() != nullptr) {
-    std::vector<int32_t> overlay_rows;
-    int32_t most = 0;
-    for (const LayerPlacement& layer : placement_.layers) {
-      overlay_rows.push_back(layer.overlay_rows);
-      most = std::max(most, layer.overlay_rows);
-    }
-    if (most > 0) {
-      ASSIGN_OR_RETURN(overlay_, Overlay::Create(*model_->packed(), overlay_rows, backend_.get()));
-    }
-  }
+  RETURN_IF_ERROR(CreateOverlay());
   ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(ShapeOfKv()));
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));

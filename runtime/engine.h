@@ -74,6 +74,11 @@ class Engine {
   KvCache& kv() { return kv_cache_; }
   Predictor& predictor() { return *predictor_; }
   Overlay* overlay() { return overlay_.get(); }  // null without one
+  const Overlay* overlay() const { return overlay_.get(); }
+  // What full passes are watched for; kOff outside modes that draft.
+  HarvestMode harvest() const;
+  // Whether values of passes over the prompt are read.
+  bool observes_prompt() const;
   const Weights& weights() const { return *weights_; }
   const Placement& placement() const { return placement_; }
   const Accountant& accountant() const { return accountant_; }
@@ -87,6 +92,9 @@ class Engine {
   absl::Status Build(const Hooks& hooks);
   absl::Status Plan(const Hooks& hooks);
   Forward::Limits ChooseLimits() const;
+  int32_t CaptureRows(const Forward::Limits& limits) const;
+  absl::Status AddHarvestCosts(PlanRequest* request) const;
+  absl::Status CreateOverlay();
   KvShape ShapeOfKv() const;
 
   Config config_;
