@@ -18,6 +18,11 @@ class RowSet {
   int32_t rows() const { return rows_; }
   bool Contains(RowIndex row) const { return (words_[Word(row)] >> (ToInt(row) % 64)) & 1; }
   void Insert(RowIndex row) { words_[Word(row)] |= uint64_t{1} << (ToInt(row) % 64); }
+  // The empty set of so many rows; allocates only where it grows.
+  void Reset(int32_t rows) {
+    rows_ = rows;
+    words_.assign((static_cast<size_t>(rows) + 63) / 64, 0);
+  }
   void Clear() { words_.assign(words_.size(), 0); }
   int32_t count() const {
     int32_t total = 0;

@@ -1,6 +1,7 @@
 #include "predictors/griffin.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace dogstar {
@@ -32,18 +33,30 @@ void GriffinPredictor::ObservePrompt(LayerIndex layer, std::span<const float> z,
   }
 }
 
+void GriffinPredictor::ObserveToken(LayerIndex layer, std::span<const uint64_t> mask, int32_t top_rows) {
+  std::vector<float>& scores = scores_[static_cast<size_t>(ToInt(layer))];
+  const float share = 1.0F / static_cast<float>(top_rows);
+  for (size_t word = 0; word < mask.size(); ++word) {
+    for (uint64_t bits = mask[word]; bits != 0; bits &= bits - 1) {
+      scores[word * 64 + static_cast<size_t>(std::countr_zero(bits))] += share;
+    }
+  }
+}
+
 std::span<const float> GriffinPredictor::Scores(LayerIndex layer) const {
   return scores_[static_cast<size_t>(ToInt(layer))];
 }
 
 const RowSet* GriffinPredictor::Choose(LayerIndex layer, const RowSet& available) {
   if (density_ < 0) return nullptr;
-  TopRows(Scores(layer), available, static_cast<int32_t>(std::floor(density_ * ffn_rows_)), &chosen_);
+  TopRows(Scores(layer), available, static_cast<int32_t>(std::floor(density_ * ffn_rows_)), &scratch_, &chosen_);
   return &chosen_;
 }
 
-void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, RowSet* chosen) {
-  std::vector<int32_t> order;
+void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, std::vector<int32_t>* scratch,
+             RowSet* chosen) {
+  std::vector<int32_t>& order = *scratch;
+  order.clear();
   for (int32_t row = 0; row < available.rows(); ++row) {
     if (available.Contains(RowIndex{row})) order.push_back(row);
   }
@@ -53,7 +66,7 @@ void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, 
     return sa != sb ? sa > sb : a < b;
   };
   std::nth_element(order.begin(), order.begin() + k, order.end(), better);
-  *chosen = RowSet(available.rows());
+  chosen->Reset(available.rows());
   for (int32_t i = 0; i < k; ++i) chosen->Insert(RowIndex{order[static_cast<size_t>(i)]});
 }
 

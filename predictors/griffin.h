@@ -19,17 +19,23 @@ class GriffinPredictor : public Predictor {
   bool observes_prompt() const override { return true; }
   void BeginPrompt() override;
   void ObservePrompt(LayerIndex layer, std::span<const float> z, int32_t tokens, int32_t stride) override;
-  std::span<const float> Scores(LayerIndex layer) const override;
+  // The token counts as one of the prompt whose energy lies evenly in these rows.
+  void ObserveToken(LayerIndex layer, std::span<const uint64_t> mask, int32_t top_rows) override;
+  // s of a layer, [ffn_rows].
+  std::span<const float> Scores(LayerIndex layer) const;
   const RowSet* Choose(LayerIndex layer, const RowSet& available) override;
 
  private:
   double density_;
   int32_t ffn_rows_;
   std::vector<std::vector<float>> scores_;  // [layer][row]
+  std::vector<int32_t> scratch_;
   RowSet chosen_;
 };
 
 // The k rows of `available` with the largest scores; equal scores: the lower row. k larger than the set: all of it.
-void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, RowSet* chosen);
+// scratch is the caller's so that choosing again allocates nothing.
+void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, std::vector<int32_t>* scratch,
+             RowSet* chosen);
 
 }  // namespace dogstar

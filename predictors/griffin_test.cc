@@ -34,16 +34,26 @@ TEST(GriffinTest, PiecesOfAPromptAddUp) {
   for (size_t i = 0; i < 4; ++i) EXPECT_FLOAT_EQ(whole.Scores(LayerIndex{0})[i], pieces.Scores(LayerIndex{0})[i]);
 }
 
+TEST(GriffinTest, ATokenOfTheTextCountsAsOneOfThePrompt) {
+  GriffinPredictor griffin(0.5, 1, 4);
+  griffin.ObservePrompt(LayerIndex{0}, std::vector<float>{1, 0, 0, 0}, 1, 4);
+  const std::vector<uint64_t> mask = {0b1100};
+  griffin.ObserveToken(LayerIndex{0}, mask, 2);
+  EXPECT_FLOAT_EQ(griffin.Scores(LayerIndex{0})[0], 1);
+  EXPECT_FLOAT_EQ(griffin.Scores(LayerIndex{0})[2] + griffin.Scores(LayerIndex{0})[3], 1);
+}
+
 TEST(GriffinTest, ChoosesOnlyAvailableRowsAndBreaksTiesByTheLowerRow) {
   RowSet available(8);
   for (int32_t row : {1, 3, 5, 7}) available.Insert(RowIndex{row});
   const std::vector<float> scores = {9, 1, 9, 2, 9, 2, 9, 2};
   RowSet chosen;
-  TopRows(scores, available, 2, &chosen);
+  std::vector<int32_t> scratch;
+  TopRows(scores, available, 2, &scratch, &chosen);
   EXPECT_EQ(chosen.count(), 2);
   EXPECT_TRUE(chosen.Contains(RowIndex{3}));
   EXPECT_TRUE(chosen.Contains(RowIndex{5}));
-  TopRows(scores, available, 100, &chosen);
+  TopRows(scores, available, 100, &scratch, &chosen);
   EXPECT_EQ(chosen.count(), 4);
 }
 

@@ -21,7 +21,7 @@ class ResidentPredictor : public Predictor {
   const RowSet* Choose(LayerIndex, const RowSet& available) override {
     if (density_ < 0) return nullptr;
     int32_t left = static_cast<int32_t>(std::floor(density_ * ffn_rows_));
-    chosen_ = RowSet(available.rows());
+    chosen_.Reset(available.rows());
     for (int32_t row = 0; row < available.rows() && left > 0; ++row) {
       if (!available.Contains(RowIndex{row})) continue;
       chosen_.Insert(RowIndex{row});

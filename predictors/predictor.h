@@ -35,11 +35,9 @@ class Predictor {
   }
   virtual void EndPrompt() {}
 
-  // Scores of rows for keeping them at hand (larger = better), [ffn_rows], RowIndex order. Empty: no opinion beyond
-  // the file's order.
-  virtual std::span<const float> Scores(LayerIndex layer) const {
-    static_cast<void>(layer);
-    return {};
+  // A token of the text after the prompt: the top_rows rows of a layer that mattered most to it, bit i of word i / 64.
+  virtual void ObserveToken(LayerIndex layer, std::span<const uint64_t> mask, int32_t top_rows) {
+    static_cast<void>(layer), static_cast<void>(mask), static_cast<void>(top_rows);
   }
   // Rows for the next drafts out of `available`. nullptr: all that are available.
   virtual const RowSet* Choose(LayerIndex layer, const RowSet& available) {

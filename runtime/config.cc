@@ -78,6 +78,10 @@ constexpr std::array<Choice<IoEngine>, 3> kEngines = {
     {{"auto", IoEngine::kAuto}, {"uring", IoEngine::kUring}, {"pread", IoEngine::kPread}}};
 constexpr std::array<Choice<DirectMode>, 3> kDirect = {
     {{"auto", DirectMode::kAuto}, {"always", DirectMode::kAlways}, {"never", DirectMode::kNever}}};
+constexpr std::array<Choice<CacheCapacity>, 2> kCapacities = {
+    {{"layer", CacheCapacity::kLayer}, {"global", CacheCapacity::kGlobal}}};
+constexpr std::array<Choice<HarvestMode>, 3> kHarvests = {
+    {{"off", HarvestMode::kOff}, {"prompt", HarvestMode::kPrompt}, {"text", HarvestMode::kText}}};
 constexpr std::array<Choice<VerifyMode>, 3> kVerify = {
     {{"always", VerifyMode::kAlways}, {"first", VerifyMode::kFirst}, {"never", VerifyMode::kNever}}};
 
@@ -105,6 +109,69 @@ absl::Status SetPredictor(std::string_view value, Config* config) {
     }
   }
   return BadValue(value, fmt::format("{}", fmt::join(PredictorNames(), ", ")));
+}
+
+absl::Status SetEviction(std::string_view value, Config* config) {
+  const auto name = std::find(EvictionNames().begin(), EvictionNames().end(), value);
+  if (name == EvictionNames().end()) return BadValue(value, fmt::format("{}", fmt::join(EvictionNames(), ", ")));
+  config->cache.eviction.kind = static_cast<EvictionKind>(name - EvictionNames().begin());
+  return absl::OkStatus();
+}
+
+// The overlay of drafts, and the parameters of its policies.
+void AddCacheKeys(std::vector<ConfigKey>* keys) {
+  const auto real_key = [&](std::string_view name, std::string_view meaning, double low, double high,
+                            std::string_view allowed, auto place) {
+    keys->push_back({name, meaning, allowed, NumberSetter<double>(low, high, allowed, place)});
+  };
+  const auto int_key = [&](std::string_view name, std::string_view meaning, int32_t low, int32_t high,
+                           std::string_view allowed, auto place) {
+    keys->push_back({name, meaning, allowed, NumberSetter<int32_t>(low, high, allowed, place)});
+  };
+  keys->push_back({"cache.policy", "which row leaves the overlay (docs/caching.md)",
+                   "fifo, lru, lfu, lfu-aged, clock, 2q, arc, slru, s3fifo, sieve, least-stale, static-hot",
+                   SetEviction});
+  keys->push_back({"cache.harvest", "rows of the overlay: none, the prompt's, or those that the running text uses",
+                   "off, prompt, text",
+                   ChoiceSetter(
+                       kHarvests, "off, prompt, text", [](Config & c) -> auto& { return c.cache.harvest; })});
+  keys->push_back({"cache.capacity", "places of the overlay: fixed a layer, or divided anew at each prompt",
+                   "layer, global",
+                   ChoiceSetter(
+                       kCapacities, "layer, global", [](Config & c) -> auto& { return c.cache.capacity; })});
+  real_key(
+      "cache.share", "share of the resident FFN bytes for the overlay (draft.overlay)", 0, 0.5, "0 to 0.5",
+      [](Config & c) -> auto& { return c.draft.overlay; });
+  real_key(
+      "cache.hysteresis", "a row comes in when its score is 1 + this times the other's", 0, 100, "0 to 100",
+      [](Config & c) -> auto& { return c.cache.hysteresis; });
+  real_key(
+      "cache.prior", "tokens that the packed file's order counts as beside the prompt's", 0, 1e6, "0 to 1000000",
+      [](Config & c) -> auto& { return c.cache.prior; });
+  real_key(
+      "cache.lfu_half_life", "lfu-aged and scores: tokens after which a use counts half", 0.1, 1e6, "0.1 to 1000000",
+      [](Config & c) -> auto& { return c.cache.eviction.lfu_half_life; });
+  int_key(
+      "cache.clock_bits", "clock: bits of a page's counter", 1, 8, "1 to 8",
+      [](Config & c) -> auto& { return c.cache.eviction.clock_bits; });
+  real_key(
+      "cache.2q_in", "2q: share of the places for new rows", 0, 1, "0 to 1",
+      [](Config & c) -> auto& { return c.cache.eviction.two_q_in; });
+  real_key(
+      "cache.2q_out", "2q: remembered rows, as a share of the places", 0, 4, "0 to 4",
+      [](Config & c) -> auto& { return c.cache.eviction.two_q_out; });
+  int_key(
+      "cache.slru_segments", "slru: segments", 1, 16, "1 to 16",
+      [](Config & c) -> auto& { return c.cache.eviction.slru_segments; });
+  real_key(
+      "cache.s3fifo_small", "s3fifo: share of the places for new rows", 0, 1, "0 to 1",
+      [](Config & c) -> auto& { return c.cache.eviction.s3fifo_small; });
+  real_key(
+      "cache.s3fifo_ghost", "s3fifo: remembered rows, as a share of the places", 0, 4, "0 to 4",
+      [](Config & c) -> auto& { return c.cache.eviction.s3fifo_ghost; });
+  int_key(
+      "cache.s3fifo_threshold", "s3fifo: uses that lead to the main queue", 1, 100, "1 to 100",
+      [](Config & c) -> auto& { return c.cache.eviction.s3fifo_threshold; });
 }
 
 template <typename Place>
@@ -176,6 +243,7 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(real_key(
       "draft.overlay", "share of the resident FFN bytes for single rows chosen by the prompt", 0, 0.5, "0 to 0.5",
       [](Config & c) -> auto& { return c.draft.overlay; }));
+  AddCacheKeys(&keys);
   keys.push_back({"io.engine", "how files are read", "auto, uring, pread",
                   ChoiceSetter(
                       kEngines, "auto, uring, pread", [](Config & c) -> auto& { return c.io.engine; })});

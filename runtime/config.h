@@ -13,12 +13,17 @@
 
 #include "base/status.h"
 #include "io/page_reader.h"
+#include "memory/eviction.h"
+#include "memory/overlay.h"
 #include "memory/pager.h"
 #include "runtime/sampler.h"
 
 namespace dogstar {
 
 enum class ContextOverflow { kStop, kSlide };
+// What the overlay holds: nothing; rows of the prompt; rows that follow the text, from the prompt's on where the
+// predictor observes prompts, else from those after the prefix.
+enum class HarvestMode { kOff, kPrompt, kText };
 enum class KvPrecision { kF16, kF32, kQ8_0 };
 enum class RunMode { kAuto, kDense, kSparse, kSirius, kStrict };
 std::string_view RunModeName(RunMode mode);
@@ -41,8 +46,15 @@ struct Config {
   struct {
     std::string predictor = "resident";
     double density = -1;    // < 0: every row that is resident
-    double overlay = 0.15;  // share of the FFN's resident bytes kept for single rows, predictors that want them
+    double overlay = 0.15;  // share of the FFN's resident bytes kept for single rows; also cache.share
   } draft;
+  struct {
+    std::optional<HarvestMode> harvest;  // none: prompt where the predictor observes prompts, else off
+    CacheCapacity capacity = CacheCapacity::kLayer;
+    double hysteresis = 0;
+    double prior = 32;  // tokens
+    EvictionOptions eviction;
+  } cache;
   struct {
     IoEngine engine = IoEngine::kAuto;
     int32_t queue_depth = 64;

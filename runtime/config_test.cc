@@ -36,6 +36,36 @@ sampling: {temperature: 0.8, top_k: 40, top_p: 0.9, seed: 7}
   EXPECT_EQ(config.sampling.seed, 7U);
 }
 
+TEST(ConfigTest, ReadsThePolicyOfTheOverlayAndItsParameters) {
+  Config config;
+  EXPECT_FALSE(config.cache.harvest.has_value());
+  ASSERT_TRUE(ReadYamlConfig("cache: {policy: s3fifo, s3fifo_small: 0.2, s3fifo_ghost: 1.5, capacity: global,"
+                             " harvest: text, hysteresis: 0, share: 0.25, 2q_in: 0.5, clock_bits: 2, prior: 8}\n",
+                             "run.yaml", &config)
+                  .ok());
+  EXPECT_EQ(config.cache.eviction.kind, EvictionKind::kS3Fifo);
+  EXPECT_EQ(config.cache.eviction.s3fifo_small, 0.2);
+  EXPECT_EQ(config.cache.eviction.s3fifo_ghost, 1.5);
+  EXPECT_EQ(config.cache.eviction.two_q_in, 0.5);
+  EXPECT_EQ(config.cache.eviction.clock_bits, 2);
+  EXPECT_EQ(config.cache.capacity, CacheCapacity::kGlobal);
+  EXPECT_EQ(config.cache.harvest, HarvestMode::kText);
+  EXPECT_EQ(config.cache.hysteresis, 0);
+  EXPECT_EQ(config.draft.overlay, 0.25);  // one setting, two names
+  for (std::string_view name : EvictionNames()) {
+    ASSERT_TRUE(SetConfigKey("cache.policy", name, &config).ok());
+    EXPECT_EQ(EvictionName(config.cache.eviction.kind), name);
+  }
+}
+
+TEST(ConfigTest, ABadPolicyListsAllOfThem) {
+  EXPECT_THAT(ErrorOf("cache: {policy: mru}\n"),
+              AllOf(HasSubstr("cache.policy"), HasSubstr("fifo, lru, lfu, lfu-aged"), HasSubstr("static-hot")));
+  EXPECT_THAT(ErrorOf("cache: {slru_segments: 0}\n"), HasSubstr("1 to 16"));
+  EXPECT_THAT(ErrorOf("cache: {lfu_half_life: 0}\n"), HasSubstr("cache.lfu_half_life"));
+  EXPECT_THAT(ErrorOf("cache: {harvest: always}\n"), HasSubstr("off, prompt, text"));
+}
+
 TEST(ConfigTest, AnUnknownKeyNamesFileLineKeyAndTheNearest) {
   EXPECT_THAT(ErrorOf("threads: 2\ncorrector:\n  peroid: 4\n"),
               AllOf(HasSubstr("run.yaml:3:"), HasSubstr("\"corrector.peroid\""), HasSubstr("corrector.period")));

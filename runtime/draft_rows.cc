@@ -5,19 +5,20 @@
 namespace dogstar {
 namespace {
 
-RowSet AvailableRows(const FfnPart& part, const Overlay* overlay, LayerIndex layer) {
-  RowSet rows(part.layer->layout.ffn_rows);
+void FindAvailableRows(const FfnPart& part, const Overlay* overlay, LayerIndex layer, RowSet* rows) {
+  rows->Reset(part.layer->layout.ffn_rows);
   for (const FfnPageRef& page : part.resident) {
-    for (int32_t i = 0; i < page.row_count; ++i) rows.Insert(RowIndex{page.first_row + i});
+    for (int32_t i = 0; i < page.row_count; ++i) rows->Insert(RowIndex{page.first_row + i});
   }
-  if (overlay != nullptr) overlay->AddTo(layer, &rows);
-  return rows;
+  if (overlay != nullptr) overlay->AddTo(layer, rows);
 }
 
 // Pages with their masks; pages without a chosen row are left out.
 void MaskPages(const FfnPart& part, const RowSet& chosen, DraftLayer* out) {
   const size_t words = static_cast<size_t>(part.layer->layout.page_rows + 63) / 64;
   out->page_masks.resize(part.resident.size() * words);
+  out->pages.clear();
+  out->pages.reserve(part.resident.size());
   for (size_t p = 0; p < part.resident.size(); ++p) {
     FfnPageRef page = part.resident[p];
     uint64_t* mask = out->page_masks.data() + p * words;
@@ -35,6 +36,7 @@ void MaskPages(const FfnPart& part, const RowSet& chosen, DraftLayer* out) {
 }
 
 void MaskOverlay(const RowSet& chosen, DraftLayer* out) {
+  out->overlay_mask.reserve(static_cast<size_t>(out->overlay.row_capacity + 63) / 64);
   out->overlay_mask.assign(static_cast<size_t>(out->overlay.row_count + 63) / 64, 0);
   for (int32_t i = 0; i < out->overlay.row_count; ++i) {
     if (chosen.Contains(RowIndex{out->overlay.row_index[i]})) {
@@ -48,27 +50,31 @@ void MaskOverlay(const RowSet& chosen, DraftLayer* out) {
 
 DraftRows DraftRows::Build(const Weights& weights, const Overlay* overlay, Predictor* predictor) {
   DraftRows rows;
-  double used = 0, all = 0;
-  for (int32_t i = 0; weights.packed() && i < weights.layer_count(); ++i) {
-    const LayerIndex layer{i};
-    const FfnPart& part = weights.ffn(layer);
-    const RowSet available = AvailableRows(part, overlay, layer);
-    DraftLayer& out = rows.layers_.emplace_back();
-    if (overlay != nullptr) out.overlay = overlay->Ref(layer);
-    const RowSet* chosen = predictor->Choose(layer, available);
-    if (chosen == nullptr) {
-      out.pages = part.resident;
-      out.rows_used = available.count();
-    } else {
-      MaskPages(part, *chosen, &out);
-      MaskOverlay(*chosen, &out);
-      out.rows_used = chosen->count();
-    }
-    used += out.rows_used;
-    all += part.layer->layout.ffn_rows;
+  const int32_t layers = weights.packed() ? weights.layer_count() : 0;
+  rows.layers_.resize(static_cast<size_t>(layers));
+  for (int32_t i = 0; i < layers; ++i) {
+    rows.Update(LayerIndex{i}, weights, overlay, predictor);
+    rows.all_rows_ += weights.ffn(LayerIndex{i}).layer->layout.ffn_rows;
   }
-  rows.density_ = all > 0 ? used / all : 1;
   return rows;
+}
+
+void DraftRows::Update(LayerIndex layer, const Weights& weights, const Overlay* overlay, Predictor* predictor) {
+  const FfnPart& part = weights.ffn(layer);
+  DraftLayer& out = layers_[static_cast<size_t>(ToInt(layer))];
+  used_rows_ -= out.rows_used;
+  if (overlay != nullptr) out.overlay = overlay->Ref(layer);
+  FindAvailableRows(part, overlay, layer, &available_);
+  const RowSet* chosen = predictor->Choose(layer, available_);
+  if (chosen == nullptr) {
+    out.pages.assign(part.resident.begin(), part.resident.end());
+    out.rows_used = available_.count();
+  } else {
+    MaskPages(part, *chosen, &out);
+    MaskOverlay(*chosen, &out);
+    out.rows_used = chosen->count();
+  }
+  used_rows_ += out.rows_used;
 }
 
 }  // namespace dogstar

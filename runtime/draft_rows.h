@@ -1,10 +1,12 @@
 // DraftRows: what a draft's FFN uses in each layer: resident pages and overlay rows, masked by the predictor's choice.
-// Built once a prompt (the rows of a prompt-level predictor do not change), read by every draft step.
+// Built once a prompt, read by every draft step. Where the overlay or the predictor follows the text, layers that
+// changed are updated between cycles; that allocates nothing after the first time.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "base/row_set.h"
 #include "device/backend.h"
 #include "memory/overlay.h"
 #include "memory/weights.h"
@@ -24,14 +26,19 @@ class DraftRows {
  public:
   // overlay may be null.
   static DraftRows Build(const Weights& weights, const Overlay* overlay, Predictor* predictor);
+  // A layer anew, with the overlay's rows and the predictor's choice of now.
+  void Update(LayerIndex layer, const Weights& weights, const Overlay* overlay, Predictor* predictor);
 
   const DraftLayer& layer(LayerIndex layer) const { return layers_[static_cast<size_t>(ToInt(layer))]; }
   // Rows used / rows, over all layers.
-  double density() const { return density_; }
+  double density() const {
+    return all_rows_ > 0 ? static_cast<double>(used_rows_) / static_cast<double>(all_rows_) : 1;
+  }
 
  private:
   std::vector<DraftLayer> layers_;
-  double density_ = 0;
+  RowSet available_;  // of the layer that is being updated
+  int64_t used_rows_ = 0, all_rows_ = 0;
 };
 
 }  // namespace dogstar

@@ -75,6 +75,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
     }
   }
   limits_ = plan.limits;
+  harvest_ = plan.harvest;
   placement_ = std::move(plan.placement);
   for (const PlanLine& line : placement_.lines) RETURN_IF_ERROR(accountant_.Reserve(line.what, line.resident_bytes));
   return CheckDrafts(hooks);
@@ -108,6 +109,24 @@ std::string Engine::DescribeIo() const {
   return reader_choice_.reason.empty() ? reader_->Describe() : reader_->Describe() + "; " + reader_choice_.reason;
 }
 
+absl::Status Engine::CreateOverlay() {
+  if (harvest_ == HarvestMode::kOff) return absl::OkStatus();
+  Overlay::Options options;
+  options.eviction = config_.cache.eviction;
+  options.capacity = config_.cache.capacity;
+  options.hysteresis = config_.cache.hysteresis;
+  int32_t most = 0;
+  for (size_t i = 0; i < placement_.layers.size(); ++i) {
+    const LayerPlacement& layer = placement_.layers[i];
+    options.layer_rows.push_back(layer.overlay_rows);
+    options.prefix_rows.push_back(layer.resident_pages * model_->packed()->layers()[i].layout.page_rows);
+    most = std::max(most, layer.overlay_rows);
+  }
+  if (most == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(overlay_, Overlay::Create(*model_->packed(), options, backend_.get()));
+  return absl::OkStatus();
+}
+
 absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(predictor_, NewPredictor({config_.draft.predictor, config_.draft.density},
                                             model_->config().layer_count, model_->config().ffn_rows));
@@ -139,17 +158,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   pager_options.note = hooks.note;
   pager_options.trace = options_.trace;
   pager_ = std::make_unique<Pager>(reader_.get(), ring_.span(), std::move(pager_options));
-  if (model_->packed() != nullptr) {
-    std::vector<int32_t> overlay_rows;
-    int32_t most = 0;
-    for (const LayerPlacement& layer : placement_.layers) {
-      overlay_rows.push_back(layer.overlay_rows);
-      most = std::max(most, layer.overlay_rows);
-    }
-    if (most > 0) {
-      ASSIGN_OR_RETURN(overlay_, Overlay::Create(*model_->packed(), overlay_rows, backend_.get()));
-    }
-  }
+  RETURN_IF_ERROR(CreateOverlay());
   ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(KvShapeOf(config_, model_->config(), options_.context_slots)));
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));

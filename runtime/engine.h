@@ -75,6 +75,11 @@ class Engine {
   KvCache& kv() { return kv_cache_; }
   Predictor& predictor() { return *predictor_; }
   Overlay* overlay() { return overlay_.get(); }  // null without one
+  const Overlay* overlay() const { return overlay_.get(); }
+  // What full passes are watched for; kOff outside modes that draft.
+  HarvestMode harvest() const { return harvest_; }
+  // Whether values of passes over the prompt are read.
+  bool observes_prompt() const { return predictor_->observes_prompt() || harvest_ == HarvestMode::kPrompt; }
   const Weights& weights() const { return *weights_; }
   const Placement& placement() const { return placement_; }
   const Accountant& accountant() const { return accountant_; }
@@ -90,12 +95,14 @@ class Engine {
   absl::Status Plan(const Hooks& hooks);
   absl::Status CheckDrafts(const Hooks& hooks);
   absl::Status ChooseHowToRead(const Hooks& hooks);
+  absl::Status CreateOverlay();
 
   Config config_;
   const ModelFile* model_;
   Options options_;
   Accountant accountant_;
   bool can_draft_ = false;
+  HarvestMode harvest_ = HarvestMode::kOff;
   uint64_t loaded_bytes_ = 0;
   Placement placement_;
   Forward::Limits limits_;

@@ -34,7 +34,7 @@ uint64_t Forward::Bytes(const ModelFile& model, const Backend& backend, const Li
            backend.TensorBytes(limits.logit_rows, c.vocab_size);
   if (packed) {
     bytes += backend.FfnJobBytes(rows, c.dim, PackedCols(model));
-    if (limits.capture) bytes += 2 * backend.TensorBytes(rows, PackedCols(model));
+    if (limits.capture_rows > 0) bytes += 2 * backend.TensorBytes(limits.capture_rows, PackedCols(model));
   }
   return bytes;
 }
@@ -57,9 +57,9 @@ absl::Status Forward::Allocate() {
   if (!weights_->packed()) return absl::OkStatus();
   capture_cols_ = PackedCols(*model_);
   ASSIGN_OR_RETURN(ffn_job_, backend_->NewFfnJob(rows, config_.dim, capture_cols_));
-  if (limits_.capture) {
-    ASSIGN_OR_RETURN(capture_, backend_->NewTensor(rows, capture_cols_));
-    captured_.resize(static_cast<size_t>(rows) * static_cast<size_t>(capture_cols_));
+  if (limits_.capture_rows > 0) {
+    ASSIGN_OR_RETURN(capture_, backend_->NewTensor(limits_.capture_rows, capture_cols_));
+    captured_.resize(static_cast<size_t>(limits_.capture_rows) * static_cast<size_t>(capture_cols_));
   }
   return absl::OkStatus();
 }
@@ -113,8 +113,8 @@ absl::Status Forward::GatherTokens(const Batch& batch) {
   const MatrixSource& table = model_->embedding();
   embedding_rows_.resize(ids.size() * table.row_bytes());
   for (size_t i = 0; i < ids.size(); ++i) {
-    RETURN_IF_ERROR(ReadBytes(model_->path(), table.offset + static_cast<uint64_t>(ids[i]) * table.row_bytes(),
-                              std::span(embedding_rows_).subspan(i * table.row_bytes(), table.row_bytes())));
+    RETURN_IF_ERROR(model_->ReadBytes(table.offset + static_cast<uint64_t>(ids[i]) * table.row_bytes(),
+                                      std::span(embedding_rows_).subspan(i * table.row_bytes(), table.row_bytes())));
     ids[i] = static_cast<int32_t>(i);
   }
   backend_->GatherRows(
@@ -152,8 +152,11 @@ absl::Status Forward::FetchCaptured(int32_t rows) {
 absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer) {
   const int32_t rows = batch.rows();
   const FfnPart& part = weights_->ffn(layer);
+  const PassObserver::Reads reads = observer != nullptr ? observer->reads() : PassObserver::Reads::kNothing;
+  const bool captures = reads != PassObserver::Reads::kNothing;
+  CHECK(!captures || rows <= limits_.capture_rows);
   const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
-  backend_->FfnBegin(ParamsOf(part, observer != nullptr ? capture_.get() : nullptr), in, rows, ffn_job_.get());
+  backend_->FfnBegin(ParamsOf(part, captures ? capture_.get() : nullptr), in, rows, ffn_job_.get());
   if (!part.resident.empty()) backend_->FfnAccumulatePages(part.resident, ffn_job_.get());
   int32_t page = static_cast<int32_t>(part.resident.size());
   std::vector<FfnPageRef> pages;
@@ -167,14 +170,18 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
     const TraceScope scope = Compute("streamed pages", layer);
     const Ticket done = backend_->FfnAccumulatePages(pages, ffn_job_.get());
     if (observer != nullptr) {
-      RETURN_IF_ERROR(FetchCaptured(rows));
-      observer->OnStreamedPages(layer, pages, captured_, rows, capture_cols_);
+      std::span<const float> values;
+      if (reads == PassObserver::Reads::kPagesAndLayers) {
+        RETURN_IF_ERROR(FetchCaptured(rows));
+        values = captured_;
+      }
+      observer->OnStreamedPages(layer, pages, values, rows, capture_cols_);
     }
     backend_->Wait(done);  // a slot is refilled only when its kernel is done
     RETURN_IF_ERROR(pager_->Release());
   }
   layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
-  if (observer != nullptr) {
+  if (captures) {
     RETURN_IF_ERROR(FetchCaptured(rows));
     observer->OnLayer(layer, captured_, rows, capture_cols_);
   }

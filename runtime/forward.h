@@ -26,11 +26,14 @@ namespace dogstar {
 class PassObserver {
  public:
   virtual ~PassObserver() = default;
+  // Which values it looks at; z is empty where it does not.
+  enum class Reads { kNothing, kLayers, kPagesAndLayers };
+  virtual Reads reads() const = 0;
   // Streamed pages, while they are still in memory. z: [rows, stride], RowIndex order; the columns of these pages and
   // of all before them in file order are valid.
   virtual void OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef> pages, std::span<const float> z,
                                int32_t rows, int32_t stride) = 0;
-  // The whole layer.
+  // The whole layer; not called for observers that read nothing.
   virtual void OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) = 0;
 };
 
@@ -39,7 +42,7 @@ class Forward {
   struct Limits {
     int32_t batch_rows = 0;
     int32_t logit_rows = 0;
-    bool capture = false;  // an observer will be used
+    int32_t capture_rows = 0;  // most rows of a pass whose values an observer reads
   };
   // Bytes that Create takes.
   static uint64_t Bytes(const ModelFile& model, const Backend& backend, const Limits& limits);
@@ -51,7 +54,8 @@ class Forward {
   // Passes and their parts are entered there from now on; it outlives the object. May be null.
   void SetTrace(Trace* trace) { trace_ = trace; }
 
-  // REQUIRES: batch.rows() <= limits.batch_rows. observer may be null.
+  // REQUIRES: batch.rows() <= limits.batch_rows, and <= limits.capture_rows for an observer that reads values. observer
+  // may be null.
   absl::Status Full(const Batch& batch, PassObserver* observer);
   // REQUIRES: attention and head are resident.
   absl::Status Draft(const Batch& batch, const DraftRows& rows);
@@ -96,7 +100,7 @@ class Forward {
 
   std::unique_ptr<LayerPass> layer_pass_;
   std::unique_ptr<Tensor> x_;        // [batch, dim] the residual stream
-  std::unique_ptr<Tensor> capture_;  // [batch, packed rows]
+  std::unique_ptr<Tensor> capture_;  // [capture rows, packed rows]
   std::unique_ptr<Tensor> head_in_;  // [logit_rows, dim]
   std::unique_ptr<Tensor> logits_;   // [logit_rows, vocab]
   std::unique_ptr<Activations> head_act_;

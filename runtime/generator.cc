@@ -51,6 +51,16 @@ Generator::Generator(Engine* engine)
   corrector_.rule = engine->mode() == RunMode::kSirius ? AcceptRule::kSirius : AcceptRule::kStrict;
   corrector_.threshold = static_cast<float>(config.corrector.threshold);
   corrector_.temperature = static_cast<float>(config.corrector.temperature);
+  if (engine->harvest() == HarvestMode::kOff) return;
+  const ModelConfig& model = engine->model().config();
+  row_scores_ = std::make_unique<RowScores>(
+      model.layer_count, model.ffn_rows, RowScores::Options{config.cache.eviction.lfu_half_life, config.cache.prior});
+  // Something must follow the text: the overlay's rows, or the predictor's choice.
+  const bool follows = engine->overlay() != nullptr || engine->predictor().observes_prompt();
+  if (engine->harvest() != HarvestMode::kText || !follows) return;
+  text_harvest_ =
+      std::make_unique<TextHarvest>(&engine->weights(), &engine->predictor(), row_scores_.get(), engine->overlay(),
+                                    TextHarvest::Options{config.draft.density, engine->forward().limits().logit_rows});
 }
 
 // Rows for `tokens` as the next positions of the sequence.
@@ -111,17 +121,18 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   }
   const double start = Now();
   Predictor& predictor = engine_->predictor();
-  PromptHarvest harvest(&predictor, engine_->overlay());
+  PromptHarvest harvest(&predictor, row_scores_.get(), engine_->overlay(), engine_->observes_prompt());
   predictor.BeginPrompt();
+  if (row_scores_ != nullptr) row_scores_->BeginPrompt();
   held_.resize(ReusablePrefix(prompt, run->options));
   engine_->kv().Truncate(kSequence, static_cast<int32_t>(held_.size()));
   const int32_t reused = static_cast<int32_t>(held_.size());
   const auto go_on = [&](int32_t done) {
-    harvest.BeginPiece();
+    if (reused + done < total) harvest.BeginPiece();  // after the last piece its rows stay
     if (run->options.on_prompt && done > 0) run->options.on_prompt(reused + done, total);
     return run->options.interrupted == nullptr || !*run->options.interrupted;
   };
-  PassObserver* observer = engine_->forward().limits().capture ? &harvest : nullptr;
+  PassObserver* observer = engine_->forward().limits().capture_rows > 0 ? &harvest : nullptr;
   RETURN_IF_ERROR(Process(prompt.subspan(held_.size()), true, observer, go_on));
   if (held_.size() < prompt.size()) {
     run->done = true;
@@ -129,6 +140,7 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
     return absl::OkStatus();
   }
   predictor.EndPrompt();
+  if (text_harvest_ != nullptr) text_harvest_->BeginText(engine_->observes_prompt() ? total - reused : 0);
   if (engine_->can_draft() && engine_->mode() != RunMode::kDense) {
     run->draft_rows = DraftRows::Build(engine_->weights(), engine_->overlay(), &predictor);
     run->result->draft_density = predictor.name() == "dense" ? 1 : run->draft_rows.density();
@@ -290,12 +302,13 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   const double start = Now();
   const int32_t rows = static_cast<int32_t>(run->chain.size());
   ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, run->chain, rows));
-  RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
+  RETURN_IF_ERROR(engine_->forward().Full(batch, text_harvest_.get()));
   const auto logits_of = [&](int32_t row, std::span<float> out) { return engine_->forward().Logits(row, out); };
   ASSIGN_OR_RETURN(const Verdict verdict,
                    Judge(corrector_, &sampler_, run->text, sequence, TokenPos{ToInt(run->next_position()) - 1},
                          run->chain, logits_of, logits_));
   kv.Truncate(sequence, root_position + verdict.accepted + 1);
+  if (text_harvest_ != nullptr) FollowText(verdict.accepted + 1, run);
   const double seconds = Now() - start;
 
   GenerationResult& result = *run->result;
@@ -313,6 +326,18 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   held_.push_back(run->chain[static_cast<size_t>(verdict.accepted)]);
   run->root = verdict.next;
   return Emit(run, run->root, verdict.accepted);
+}
+
+// The next drafts use the rows that this cycle's tokens brought in.
+void Generator::FollowText(int32_t verified_rows, Run* run) {
+  text_harvest_->EndPass(verified_rows);
+  Overlay* overlay = engine_->overlay();
+  const bool chooses = engine_->predictor().observes_prompt();
+  for (int32_t i = 0; i < engine_->weights().layer_count(); ++i) {
+    const LayerIndex layer{i};
+    const bool changed = overlay != nullptr && overlay->TakeChanged(layer);
+    if (changed || chooses) run->draft_rows.Update(layer, engine_->weights(), overlay, &engine_->predictor());
+  }
 }
 
 absl::StatusOr<std::vector<double>> Generator::Score(std::span<const TokenId> tokens, int32_t from) {

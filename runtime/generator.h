@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -18,7 +19,9 @@
 #include "runtime/draft_rows.h"
 #include "runtime/engine.h"
 #include "runtime/period.h"
+#include "runtime/row_scores.h"
 #include "runtime/stats.h"
+#include "runtime/text_harvest.h"
 
 namespace dogstar {
 
@@ -67,6 +70,7 @@ class Generator {
   absl::Status SparseStep(Run* run);
   absl::Status CorrectedCycle(Run* run);
   absl::Status DraftToken(Run* run);
+  void FollowText(int32_t verified_rows, Run* run);
   absl::Status Emit(Run* run, TokenId token, int32_t logits_row);
 
   Engine* engine_;
@@ -74,6 +78,9 @@ class Generator {
   CorrectorOptions corrector_;
   std::vector<float> logits_;  // [vocab_size]
   std::vector<TokenId> held_;  // tokens in the KV cache, by position
+  // What full passes are watched for; null where the engine's harvest is off.
+  std::unique_ptr<RowScores> row_scores_;
+  std::unique_ptr<TextHarvest> text_harvest_;
 };
 
 }  // namespace dogstar

@@ -11,7 +11,14 @@ void PromptHarvest::BeginPiece() {
 void PromptHarvest::OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef> pages, std::span<const float> z,
                                     int32_t rows, int32_t stride) {
   if (overlay_ == nullptr) return;
-  const std::span<const float> before = predictor_->Scores(layer);
+  const std::span<const float> before = row_scores_->Of(layer);
+  if (!reads_values_) {
+    for (const FfnPageRef& page : pages) {
+      overlay_->Offer(layer, page,
+                      before.subspan(static_cast<size_t>(page.first_row), static_cast<size_t>(page.row_count)));
+    }
+    return;
+  }
   const int32_t seen = pages.back().first_row + pages.back().row_count;
   std::vector<float> inverse_energy(static_cast<size_t>(rows));
   for (int32_t t = 0; t < rows; ++t) {
@@ -35,6 +42,7 @@ void PromptHarvest::OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef
 
 void PromptHarvest::OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) {
   predictor_->ObservePrompt(layer, z, rows, stride);
+  if (row_scores_ != nullptr) row_scores_->AddPrompt(layer, z, rows, stride);
 }
 
 }  // namespace dogstar

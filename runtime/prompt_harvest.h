@@ -1,7 +1,7 @@
-// PromptHarvest: what a prompt-level predictor takes from the full passes over the prompt: its statistic, and the rows
-// that deserve a place in the overlay, copied as they stream by (no read is made for them).
+// PromptHarvest: what is taken from the full passes over a prompt: the predictor's statistic, the scores of rows, and
+// the rows that deserve a place in the overlay, copied as they stream by (no read is made for them).
 //
-// A streamed page is judged when it passes, before the layer's statistic is complete: by the prompt pieces before this
+// A streamed page is judged when it passes, before the layer's scores are complete: by the prompt pieces before this
 // one, plus this piece's z^2 over the energy of the rows seen so far. Resident pages are the most important and come
 // first, so most of the energy is known by then.
 #pragma once
@@ -11,23 +11,32 @@
 #include "memory/overlay.h"
 #include "predictors/predictor.h"
 #include "runtime/forward.h"
+#include "runtime/row_scores.h"
 
 namespace dogstar {
 
 class PromptHarvest : public PassObserver {
  public:
-  // overlay may be null.
-  PromptHarvest(Predictor* predictor, Overlay* overlay) : predictor_(predictor), overlay_(overlay) {}
+  // Without `reads_values` rows come in by the scores as they are: by what stood there before the prompt. scores and
+  // overlay may be null, both.
+  PromptHarvest(Predictor* predictor, RowScores* scores, Overlay* overlay, bool reads_values)
+      : predictor_(predictor), row_scores_(scores), overlay_(overlay), reads_values_(reads_values) {}
 
   // Before each piece of the prompt: rows are chosen anew, by all pieces so far.
   void BeginPiece();
+  Reads reads() const override {
+    if (!reads_values_) return Reads::kNothing;
+    return overlay_ != nullptr ? Reads::kPagesAndLayers : Reads::kLayers;
+  }
   void OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef> pages, std::span<const float> z, int32_t rows,
                        int32_t stride) override;
   void OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) override;
 
  private:
   Predictor* predictor_;
+  RowScores* row_scores_;
   Overlay* overlay_;
+  bool reads_values_;
   std::vector<float> scores_;  // of one page
 };
 

@@ -9,6 +9,8 @@
 #include "fmt/format.h"
 #include "memory/available_memory.h"
 #include "memory/weights.h"
+#include "runtime/row_scores.h"
+#include "runtime/text_harvest.h"
 #include "runtime/tiers.h"
 
 namespace dogstar {
@@ -26,17 +28,45 @@ KvType KvTypeOf(const Config& config) {
   return config.kv_type == KvPrecision::kQ8_0 ? KvType::kQ8_0 : KvType::kF16;
 }
 
+HarvestMode HarvestOf(const Config& config, const ModelFile& model, const RunPlanOptions& options) {
+  if (model.packed() == nullptr || !NeedsPacked(options.mode)) return HarvestMode::kOff;
+  return config.cache.harvest.value_or(options.observes_prompt ? HarvestMode::kPrompt : HarvestMode::kOff);
+}
+
+int32_t CaptureRows(const ModelFile& model, const RunPlanOptions& options, HarvestMode harvest,
+                    const Forward::Limits& limits) {
+  if (model.packed() == nullptr || !NeedsPacked(options.mode)) return 0;
+  if (options.observes_prompt || harvest == HarvestMode::kPrompt) return limits.batch_rows;
+  return harvest == HarvestMode::kText ? limits.logit_rows : 0;
+}
+
 Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const Backend& backend,
-                             const RunPlanOptions& options) {
+                             const RunPlanOptions& options, HarvestMode harvest) {
   Forward::Limits limits;
-  limits.capture = options.observes_prompt && model.packed() != nullptr && NeedsPacked(options.mode);
   limits.logit_rows = options.logit_rows;
   for (int32_t rows : kBatchRows) {
     limits.batch_rows = std::max(rows, options.logit_rows);
+    limits.capture_rows = CaptureRows(model, options, harvest, limits);
     const uint64_t bytes = Forward::Bytes(model, backend, limits);
     if (!config.budget.ram || bytes <= *config.budget.ram / kActivationShare) break;
   }
   return limits;
+}
+
+// Scores, masks and tables of the overlay. How many places the tables serve is known from a first plan without them.
+absl::Status AddHarvest(const Config& config, const ModelConfig& model, const ModelShape& shape, RunPlan* plan) {
+  if (plan->harvest == HarvestMode::kOff) return absl::OkStatus();
+  plan->request.overlay_share = config.draft.overlay;
+  uint64_t bytes = RowScores::Bytes(model.layer_count, model.ffn_rows);
+  ASSIGN_OR_RETURN(const Placement placement, PlanPlacement(shape, plan->request));
+  if (plan->harvest == HarvestMode::kText) {
+    bytes += TextHarvest::TableBytes(model.layer_count, model.ffn_rows, plan->limits.logit_rows,
+                                     config.draft.density < 0 ? placement.resident_density : config.draft.density);
+  }
+  std::vector<int32_t> rows;
+  for (const LayerPlacement& layer : placement.layers) rows.push_back(layer.overlay_rows);
+  plan->request.fixed.push_back({"harvest", bytes + Overlay::TableBytes(config.cache.eviction, rows)});
+  return absl::OkStatus();
 }
 
 // More than the machine has would be killed while it loads, or in the middle of a text.
@@ -76,7 +106,8 @@ KvShape KvShapeOf(const Config& config, const ModelConfig& model, int32_t contex
 absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, const Backend& backend,
                                 const RunPlanOptions& options, const StreamRates& rates) {
   RunPlan plan;
-  plan.limits = ChooseLimits(config, model, backend, options);
+  plan.harvest = HarvestOf(config, model, options);
+  plan.limits = ChooseLimits(config, model, backend, options, plan.harvest);
   plan.request.budget_bytes = config.budget.ram.value_or(kNoLimit);
   plan.request.ring_bytes = config.io.ring_bytes;
   plan.request.rates = rates;
@@ -85,8 +116,9 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
                         {"activations", Forward::Bytes(model, backend, plan.limits)},
                         {"norms and down-scale tables", Weights::TableBytes(model)}};
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
-  if (plan.limits.capture) plan.request.overlay_share = config.draft.overlay;
-  ASSIGN_OR_RETURN(plan.placement, PlanPlacement(ShapeOf(model), plan.request));
+  const ModelShape shape = ShapeOf(model);
+  RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
+  ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
   RETURN_IF_ERROR(CheckMachine(config, model, plan.placement));
   return plan;
 }

@@ -30,13 +30,14 @@ struct RunPlanOptions {
   RunMode mode = RunMode::kDense;
   int32_t context_slots = 0;
   int32_t logit_rows = 1;
-  bool observes_prompt = false;  // the predictor wants to see activations
+  bool observes_prompt = false;  // the predictor wants to see the prompt's activations
   // Memory of the program and the vocabulary as it is now, and what tools around it take.
   uint64_t program_bytes = 0;
   uint64_t trace_bytes = 0;
 };
 
 struct RunPlan {
+  HarvestMode harvest = HarvestMode::kOff;  // what full passes are watched for
   PlanRequest request;
   Forward::Limits limits;
   Placement placement;

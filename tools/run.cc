@@ -95,6 +95,18 @@ double EffectiveDensity(const Engine& engine, const GenerationResult& result) {
          static_cast<double>(result.advanced);
 }
 
+// The overlay of drafts.
+nlohmann::json JsonOfCache(const Engine& engine) {
+  const PageCache::Stats stats = engine.overlay()->stats();
+  return {{"policy", EvictionName(engine.config().cache.eviction.kind)},
+          {"slots", engine.overlay()->cache().slots()},
+          {"hits", stats.hits},
+          {"misses", stats.misses},
+          {"admissions", stats.admissions},
+          {"evictions", stats.evictions},
+          {"refused", stats.refused}};
+}
+
 nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, const std::string& text,
                       const std::string& model_path) {
   nlohmann::json json;
@@ -131,6 +143,7 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   json["fast_tier_hit_rate"] = HitRate(engine, result);
   json["backend"] = engine.DescribeBackend();
   json["io"] = engine.DescribeIo();
+  if (engine.overlay() != nullptr) json["cache"] = JsonOfCache(engine);
   for (const Accountant::Entry& entry : engine.accountant().entries()) json["memory"][entry.what] = entry.bytes;
   for (const auto& token : result.logprobs) {
     nlohmann::json row = nlohmann::json::array();

@@ -117,8 +117,7 @@ TEST_F(RunningTest, TheTextSoFarIsInTheJsonOfAFailedRun) {
   EXPECT_THAT(json["error"].get<std::string>(), HasSubstr("the file ends"));
 }
 
-// Both run when the forward pass takes embedding rows from ModelFile::ReadBytes: ReadBytes opens the path every time.
-TEST_F(RunningTest, DISABLED_AFileThatLosesItsNameIsReadOn) {
+TEST_F(RunningTest, AFileThatLosesItsNameIsReadOn) {
   const nlohmann::json whole = nlohmann::json::parse(RunChild(DOGSTAR_PROGRAM, Streaming("400", {"--json"})).out);
   Child child(DOGSTAR_PROGRAM, Streaming("400"));
   ASSERT_TRUE(child.AwaitOutput(kPrompt.size() + 1));
@@ -129,7 +128,7 @@ TEST_F(RunningTest, DISABLED_AFileThatLosesItsNameIsReadOn) {
   EXPECT_EQ(whole["tokens"].size(), 400u);
 }
 
-TEST_F(RunningTest, DISABLED_AFileThatIsReplacedIsReadOnAsItWas) {
+TEST_F(RunningTest, AFileThatIsReplacedIsReadOnAsItWas) {
   Child child(DOGSTAR_PROGRAM, Streaming("400", {"--set", "io.verify=always"}));
   ASSERT_TRUE(child.AwaitOutput(kPrompt.size() + 1));
   std::ofstream(folder_.Path("other")) << "something else";

@@ -29,6 +29,19 @@ void Strict(Config* config, int32_t period, bool adaptive) {
   config->corrector.adaptive = adaptive;
 }
 
+// Strict with an overlay that follows the text.
+Variant Harvesting(const std::string& name, EvictionKind kind, uint64_t budget,
+                   const std::function<void(Config*)>& more) {
+  return {name, [=](Config* c) {
+            c->budget.ram = budget;
+            c->draft.overlay = 0.3;
+            c->cache.harvest = HarvestMode::kText;
+            c->cache.eviction.kind = kind;
+            Strict(c, 8, false);
+            more(c);
+          }};
+}
+
 std::vector<Variant> Variants(uint64_t budget) {
   return {
       {"dense, budget", [=](Config* c) { c->budget.ram = budget; }},
@@ -45,6 +58,17 @@ std::vector<Variant> Variants(uint64_t budget) {
       {"strict, everything resident, density 0.3",
        [=](Config* c) {
          c->draft.density = 0.3;
+         Strict(c, 8, false);
+       }},
+      Harvesting("strict, harvest, lfu-aged, global", EvictionKind::kLfuAged, budget,
+                 [](Config* c) { c->cache.capacity = CacheCapacity::kGlobal; }),
+      Harvesting("strict, harvest, lru without hysteresis", EvictionKind::kLru, budget,
+                 [](Config* c) { c->cache.hysteresis = 0; }),
+      Harvesting("strict, harvest, arc, griffin at 0.4", EvictionKind::kArc, budget,
+                 [](Config* c) { c->draft.predictor = "griffin", c->draft.density = 0.4; }),
+      {"strict, everything resident, harvest, griffin at 0.3",
+       [=](Config* c) {
+         c->draft.predictor = "griffin", c->draft.density = 0.3, c->cache.harvest = HarvestMode::kText;
          Strict(c, 8, false);
        }},
   };
