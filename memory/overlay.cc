@@ -9,21 +9,6 @@
 namespace dogstar {
 namespace {
 
-constexpr uint64_t kCacheLine = 64;
-uint64_t AlignLine(uint64_t value) { return (value + kCacheLine - 1) / kCacheLine * kCacheLine; }
-
-struct Sizes {
-  uint64_t gate = 0, up = 0, down = 0;
-  uint64_t total() const { return gate + up + down; }
-};
-
-Sizes SizesOf(const FfnPageLayout& layout, int32_t rows) {
-  const auto panels = [](int32_t n) { return static_cast<uint64_t>((n + kPanelRows - 1) / kPanelRows); };
-  return {AlignLine(panels(rows) * PanelBytes(layout.gate_type, layout.dim)),
-          AlignLine(panels(rows) * PanelBytes(layout.up_type, layout.dim)),
-          AlignLine(panels(layout.dim) * OverlayDownPanelBytes(layout.down_type, rows))};
-}
-
 PageCache::Options CacheOptions(const EvictionOptions& eviction, std::span<const int32_t> layer_rows) {
   PageCache::Options options;
   options.eviction = eviction;
@@ -52,7 +37,7 @@ absl::StatusOr<std::unique_ptr<Overlay>> Overlay::Create(const PackedFile& packe
     layer.layout = packed.layers()[i].layout;
     layer.capacity = options.layer_rows[i];
     layer.most_rows = (layer.layout.ffn_rows - options.prefix_rows[i]) / kPanelRows * kPanelRows;
-    if (layer.capacity > 0) overlay->memory_bytes_ += SizesOf(layer.layout, layer.capacity).total();
+    if (layer.capacity > 0) overlay->memory_bytes_ += OverlaySizesOf(layer.layout, layer.capacity).total();
     const size_t reserved =
         static_cast<size_t>(options.capacity == CacheCapacity::kGlobal ? layer.most_rows : layer.capacity);
     layer.scores.reserve(reserved);
@@ -78,7 +63,7 @@ void Overlay::Carve() {
   for (Layer& layer : layers_) {
     rows.push_back(layer.capacity);
     if (layer.capacity == 0) continue;
-    const Sizes sizes = SizesOf(layer.layout, layer.capacity);
+    const OverlaySizes sizes = OverlaySizesOf(layer.layout, layer.capacity);
     layer.gate = next;
     layer.up = layer.gate + sizes.gate;
     layer.down = layer.up + sizes.up;
@@ -97,7 +82,7 @@ void Overlay::Divide() {
   for (size_t i = 0; i < layers_.size(); ++i) {
     open[i] = layers_[i].capacity > 0;
     layers_[i].capacity = open[i] ? kPanelRows : 0;
-    used += open[i] ? SizesOf(layers_[i].layout, kPanelRows).total() : 0;
+    used += open[i] ? OverlaySizesOf(layers_[i].layout, kPanelRows).total() : 0;
   }
   for (;;) {
     size_t best = layers_.size();
@@ -108,8 +93,8 @@ void Overlay::Divide() {
     }
     if (best == layers_.size()) return;
     Layer& layer = layers_[best];
-    const uint64_t more =
-        SizesOf(layer.layout, layer.capacity + kPanelRows).total() - SizesOf(layer.layout, layer.capacity).total();
+    const uint64_t more = OverlaySizesOf(layer.layout, layer.capacity + kPanelRows).total() -
+                          OverlaySizesOf(layer.layout, layer.capacity).total();
     open[best] = used + more <= memory_bytes_ && layer.capacity + kPanelRows <= layer.most_rows;
     if (!open[best]) continue;
     used += more;

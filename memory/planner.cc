@@ -14,6 +14,7 @@ namespace dogstar {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kCacheLine = 64;
 // Of a machine that was not measured: an NVMe disk, two cores' memory, and reads in flight that kept our disks busy
 // (bench/reader_bench, 1 MiB: full bandwidth from 8 to 16 reads on).
 constexpr StreamRates kCommonRates = {2e9, 20e9, 16 * kMiB};
@@ -246,10 +247,10 @@ class Filler {
     for (size_t i = 0; i < model_.layers.size(); ++i) {
       const FfnPageLayout& pages = model_.layers[i].pages;
       const int32_t absent = pages.ffn_rows - placement_.layers[i].resident_pages * pages.page_rows;
-      const auto panels = static_cast<int64_t>(layer_bytes / OverlayBytes(pages, kPanelRows));
+      const auto panels = static_cast<int64_t>(layer_bytes / OverlaySizesOf(pages, kPanelRows).total());
       const int32_t rows = RoundDown(std::min<int64_t>(panels * kPanelRows, std::max(absent, 0)), kPanelRows);
       placement_.layers[i].overlay_rows = rows;
-      line.resident_bytes += OverlayBytes(pages, rows);
+      if (rows > 0) line.resident_bytes += OverlaySizesOf(pages, rows).total();
     }
     line.total_bytes = line.resident_bytes;
     left_ -= std::min(left_, line.resident_bytes);
@@ -315,12 +316,12 @@ absl::Status TooSmall(const ModelShape& model, const PlanRequest& request, uint6
 
 }  // namespace
 
-uint64_t OverlayBytes(const FfnPageLayout& layout, int32_t rows) {
-  if (rows == 0) return 0;
-  const uint64_t panels = static_cast<uint64_t>((rows + kPanelRows - 1) / kPanelRows);
-  const uint64_t outputs = static_cast<uint64_t>((layout.dim + kPanelRows - 1) / kPanelRows);
-  return panels * (PanelBytes(layout.gate_type, layout.dim) + PanelBytes(layout.up_type, layout.dim)) +
-         outputs * OverlayDownPanelBytes(layout.down_type, static_cast<int32_t>(panels) * kPanelRows);
+OverlaySizes OverlaySizesOf(const FfnPageLayout& layout, int32_t rows) {
+  const auto panels = [](int32_t n) { return static_cast<uint64_t>((n + kPanelRows - 1) / kPanelRows); };
+  const auto lines = [](uint64_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; };
+  return {lines(panels(rows) * PanelBytes(layout.gate_type, layout.dim)),
+          lines(panels(rows) * PanelBytes(layout.up_type, layout.dim)),
+          lines(panels(layout.dim) * OverlayDownPanelBytes(layout.down_type, rows))};
 }
 
 absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanRequest& request) {

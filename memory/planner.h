@@ -95,7 +95,11 @@ struct BudgetMarks {
 inline constexpr double kSensibleDensity = 0.7;
 BudgetMarks MarkBudgets(const ModelShape& model, const PlanRequest& request);
 
-// Bytes of the overlay of one layer.
-uint64_t OverlayBytes(const FfnPageLayout& layout, int32_t rows);
+// Bytes of the overlay of one layer: gate panels, up panels, down codes, each a whole number of cache lines.
+struct OverlaySizes {
+  uint64_t gate = 0, up = 0, down = 0;
+  uint64_t total() const { return gate + up + down; }
+};
+OverlaySizes OverlaySizesOf(const FfnPageLayout& layout, int32_t rows);
 
 }  // namespace dogstar

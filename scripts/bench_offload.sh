@@ -2,6 +2,13 @@
 # Measures how near offloading comes to the disk.
 #
 #   scripts/bench_offload.sh reader [FILE]    our page reader and fio, alternating on the same part of the same file
+#   scripts/bench_offload.sh pass MODEL       full passes under one budget, beside the disk and llama.cpp
+#   scripts/bench_offload.sh curve MODEL      the same for budgets from 30% to 100% of the file; table, CSV, plot
+#   scripts/bench_offload.sh plan MODEL       seconds per token as dogstar plan says, and as measured
+#   scripts/bench_offload.sh steady MODEL     one long run (600 s): memory must not grow
+#
+# All but reader take the options of scripts/bench_passes.py (--ram, --caps, --rounds, --llama PATH, ...; --help lists
+# them) and, but for steady, need root (cgroups, dropped caches), fio and a quiet machine.
 #
 # FILE lies on the disk that is to be measured. Without one, a file of SIZE (default 4GiB) random bytes is made in
 # FOLDER (default: the current one) and removed afterwards. Tables go to standard output.
@@ -12,7 +19,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 need() {  # need PROGRAM...
   local program
@@ -48,6 +55,11 @@ command=${1:-}
 shift || true
 case "$command" in
   reader) run_reader "$@" ;;
+  pass | curve | plan | steady)
+    need python3
+    if [[ "$command" != steady ]]; then need fio; fi
+    python3 "$root/scripts/bench_passes.py" "$command" "$@"
+    ;;
   -h | --help) usage ;;
   *) usage >&2; exit 2 ;;
 esac

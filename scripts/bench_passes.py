@@ -4,6 +4,7 @@ scripts/bench_offload.sh calls it.
 
   pass    one budget: seconds per pass over the disk's time for the missing bytes
   curve   budgets as shares of the file: both programs in the same cgroup, a table, a CSV and a plot
+          (python3-matplotlib)
   plan    budgets as shares of the file: predicted seconds per token beside measured ones
   steady  one long run; memory sampled every few seconds
 
@@ -157,7 +158,7 @@ def plot(rows, title, path):
     try:
         import matplotlib
         matplotlib.use("Agg")
-        from matplotlib import pyplot
+        from matplotlib import pyplot, ticker
     except ImportError:
         print("no plot: python3-matplotlib is not installed", file=sys.stderr)
         return
@@ -171,7 +172,10 @@ def plot(rows, title, path):
     axes.plot([cap for cap, _ in disk], [rate for _, rate in disk], ":", color="#555555",
               label="disk's limit for the bytes we miss (fio)")
     axes.set(yscale="log", xlabel="memory cap, % of the model file", ylabel="tokens/s", title=title)
-    axes.grid(True, which="both", alpha=0.3)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.grid(True, alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=140)
     print(f"\nplot: {path}")
