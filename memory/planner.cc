@@ -15,13 +15,12 @@ namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
 constexpr uint64_t kCacheLine = 64;
-// Of a machine that was not measured: an NVMe disk, two cores' memory, and reads in flight that kept our disks busy
-// (bench/reader_bench, 1 MiB: full bandwidth from 8 to 16 reads on).
+// Of a machine that was not measured: an NVMe disk, two cores' memory, and twice the reads in flight that kept our disk
+// busy (docs/benchmarks.md, Reading: 1 MiB has full bandwidth from 4 to 8 in flight on).
 constexpr StreamRates kCommonRates = {2e9, 20e9, 16 * kMiB};
 constexpr uint64_t kRingMin = 2 * kMiB;
 constexpr uint64_t kRingMax = 256 * kMiB;
-// A ring of more than this share of the budget takes more from the weights than waiting costs (SmolLM2 in 84 MiB:
-// docs/benchmarks.md, size of the ring).
+// guess: a ring of more than this share of the budget takes more from the weights than waiting costs.
 constexpr uint64_t kRingShare = 24;
 // A read of neighbouring pages or rows; a quarter of the ring at most, so that several are in flight.
 constexpr uint64_t kRangeMax = kMiB;
