@@ -92,9 +92,15 @@ uint64_t LongestPiece(const ModelShape& model) {
   return longest;
 }
 
+// Lists of what is read and where it goes take so much for each range, the time of loading included: two copies of a
+// range and of its place while a list grows, and the pager's own copy.
+constexpr uint64_t kBytesPerRange = 176;
+
 struct Ring {
   uint64_t bytes = 0;
   uint64_t range_bytes = 0;
+  uint64_t list_bytes = 0;  // of the ranges
+  uint64_t total() const { return bytes + list_bytes; }
 };
 
 // A ring of about `wanted` bytes: whole I/O blocks, and room for the longest ranges.
@@ -107,6 +113,9 @@ Ring MakeRing(const ModelShape& model, uint64_t wanted) {
   });
   ring.bytes = std::max(wanted, Pager::MinRingBytes(longest));
   ring.bytes = (ring.bytes + kIoAlignment - 1) / kIoAlignment * kIoAlignment;
+  constexpr uint64_t kRangesPerLayer = 8;  // the last one of each matrix is short
+  const uint64_t ranges = WeightBytesOf(model).total() / ring.range_bytes + kRangesPerLayer * model.layers.size();
+  ring.list_bytes = ranges * kBytesPerRange;
   return ring;
 }
 
@@ -118,7 +127,7 @@ Ring ChooseRing(const ModelShape& model, const PlanRequest& request, uint64_t fo
   const WeightBytes all = WeightBytesOf(model);
   const Ring smallest = SmallestRing(model);
   // What is read only once, to load, needs no more.
-  if (for_weights >= all.total() + smallest.bytes && request.budget_bytes != kNoLimit) return smallest;
+  if (for_weights >= all.total() + smallest.total() && request.budget_bytes != kNoLimit) return smallest;
   const auto known = [](auto measured, auto common) { return measured > 0 ? measured : common; };
   const double disk = known(request.rates.disk_bytes_per_second, kCommonRates.disk_bytes_per_second);
   const double memory = known(request.rates.memory_bytes_per_second, kCommonRates.memory_bytes_per_second);
@@ -309,8 +318,8 @@ bool DraftsNeedNoDisk(const ModelShape& model, const Placement& placement) {
 absl::Status TooSmall(const ModelShape& model, const PlanRequest& request, uint64_t fixed, const Ring& ring) {
   return absl::ResourceExhaustedError(
       fmt::format("a budget of {} is too small for {}: the smallest that works is {} (fixed costs {}, ring {})",
-                  FormatSize(request.budget_bytes), model.name, FormatSize(fixed + ring.bytes + kMiB - 1),
-                  FormatSize(fixed), FormatSize(ring.bytes)));
+                  FormatSize(request.budget_bytes), model.name, FormatSize(fixed + ring.total() + kMiB - 1),
+                  FormatSize(fixed), FormatSize(ring.total())));
 }
 
 }  // namespace
@@ -328,10 +337,10 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   const uint64_t fixed = FixedBytes(request);
   const uint64_t for_weights = limited ? request.budget_bytes - std::min(request.budget_bytes, fixed) : kNoLimit / 2;
   Ring ring = ChooseRing(model, request, for_weights);
-  if (ring.bytes > for_weights) ring = SmallestRing(model);
-  if (ring.bytes > for_weights) return TooSmall(model, request, fixed, ring);
+  if (ring.total() > for_weights) ring = SmallestRing(model);
+  if (ring.total() > for_weights) return TooSmall(model, request, fixed, ring);
 
-  const uint64_t available = for_weights - ring.bytes;
+  const uint64_t available = for_weights - ring.total();
   Filler filler(model, available);
   filler.Attention();
   filler.Head();
@@ -341,7 +350,7 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
     filler.PlainFfn();
   }
   Placement placement = filler.Take();
-  placement.planned_bytes = fixed + ring.bytes + (available - filler.left());
+  placement.planned_bytes = fixed + ring.total() + (available - filler.left());
   placement.range_bytes = ring.range_bytes;
   placement.ring_bytes = ring.bytes;
   placement.drafts_need_no_disk = DraftsNeedNoDisk(model, placement);
@@ -351,6 +360,7 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
     lines.push_back({cost.what, cost.bytes, cost.bytes, "needed by every pass"});
   }
   lines.push_back({"ring", ring.bytes, ring.bytes, "reads in flight while earlier pages compute"});
+  lines.push_back({"lists of reads", ring.list_bytes, ring.list_bytes, "what is read when, and where it goes"});
   placement.lines.insert(placement.lines.begin(), lines.begin(), lines.end());
   return placement;
 }
@@ -361,16 +371,16 @@ BudgetMarks MarkBudgets(const ModelShape& model, const PlanRequest& request) {
   // The ring that a budget holding these weights would choose, which depends on the budget: found in two steps.
   const auto with_ring = [&](uint64_t resident) {
     PlanRequest at = request;
-    at.budget_bytes = fixed + resident + SmallestRing(model).bytes;
-    at.budget_bytes = fixed + resident + ChooseRing(model, at, at.budget_bytes - fixed).bytes;
-    return fixed + resident + ChooseRing(model, at, at.budget_bytes - fixed).bytes;
+    at.budget_bytes = fixed + resident + SmallestRing(model).total();
+    at.budget_bytes = fixed + resident + ChooseRing(model, at, at.budget_bytes - fixed).total();
+    return fixed + resident + ChooseRing(model, at, at.budget_bytes - fixed).total();
   };
   BudgetMarks marks;
-  marks.smallest = fixed + SmallestRing(model).bytes;
+  marks.smallest = fixed + SmallestRing(model).total();
   marks.drafts = with_ring(weights.attention + weights.head);
   marks.sensible = with_ring(weights.attention + weights.head +
                              static_cast<uint64_t>(kSensibleDensity * static_cast<double>(weights.ffn)));
-  marks.everything = fixed + weights.total() + SmallestRing(model).bytes;
+  marks.everything = fixed + weights.total() + SmallestRing(model).total();
   return marks;
 }
 
