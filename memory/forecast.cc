@@ -96,7 +96,8 @@ Forecast MakeForecast(const ModelShape& model, const Placement& placement, const
     forecast.read_seconds = static_cast<double>(placement.complement_bytes) / request.disk_bytes_per_second;
   }
   const auto pass = [&](int32_t rows) {
-    return std::max(forecast.read_seconds, FullPassSeconds(model, placement, rates, rows));
+    const double read = forecast.read_seconds, kernels = FullPassSeconds(model, placement, rates, rows);
+    return std::max(read, kernels) + kShared * std::min(read, kernels);
   };
   forecast.compute_seconds = FullPassSeconds(model, placement, rates, 1);
   forecast.dense_seconds = forecast.verify_seconds = forecast.corrected_seconds = pass(1);
