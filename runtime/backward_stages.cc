@@ -81,8 +81,9 @@ float ActivationDerivative(FfnActivation activation, float gate) {
 void GatedActivationBackward(FfnActivation activation, std::span<const float> gate, std::span<const float> up,
                              std::span<const float> dz, std::span<float> dgate, std::span<float> dup) {
   for (size_t i = 0; i < gate.size(); ++i) {
-    dgate[i] = dz[i] * up[i] * ActivationDerivative(activation, gate[i]);
-    dup[i] = dz[i] * reference::Activate(activation, gate[i]);
+    const float g = gate[i], u = up[i];
+    dgate[i] = dz[i] * u * ActivationDerivative(activation, g);
+    dup[i] = dz[i] * reference::Activate(activation, g);
   }
 }
 
@@ -100,10 +101,11 @@ double CrossEntropyBackward(std::span<const float> logits, TokenId label, std::s
   for (size_t i = 0; i < logits.size(); ++i) {
     if (i != own) others += std::exp(logits[i] - most);
   }
-  const double total = others + std::exp(logits[own] - most);
+  const double own_logit = logits[own];
+  const double total = others + std::exp(own_logit - most);
   for (size_t i = 0; i < logits.size(); ++i) dlogits[i] = static_cast<float>(std::exp(logits[i] - most) / total);
   dlogits[own] = static_cast<float>(-others / total);
-  return std::log(total) - (logits[own] - most);
+  return std::log(total) - (own_logit - most);
 }
 
 void AttendHead(std::span<const float> q, const SeenKeys& seen, float scale, std::span<float> p, std::span<float> out) {

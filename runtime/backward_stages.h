@@ -33,7 +33,8 @@ void HeadRmsNormBackward(std::span<const float> x, std::span<const float> weight
 void RopeBackward(const RopeParams& params, TokenPos position, std::span<float> dx);
 
 float ActivationDerivative(FfnActivation activation, float gate);
-// z = activation(gate) * up: dgate = dz * up * activation'(gate), dup = dz * activation(gate). All the same length.
+// z = activation(gate) * up: dgate = dz * up * activation'(gate), dup = dz * activation(gate). All the same length;
+// dgate may be gate, and dup up.
 void GatedActivationBackward(FfnActivation activation, std::span<const float> gate, std::span<const float> up,
                              std::span<const float> dz, std::span<float> dgate, std::span<float> dup);
 
