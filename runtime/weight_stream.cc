@@ -14,6 +14,9 @@ namespace {
 // about a core's L2 cache. guess: within a factor of two of the best.
 constexpr uint64_t kChunkBytes = 2 << 20;
 constexpr int32_t kChunkRowsMax = 1024;
+// Transposed products sum so many rows of the matrix apart, then these sums: a vocabulary's worth of terms that nearly
+// cancel keeps its digits.
+constexpr int32_t kSumRows = 32;
 
 int32_t ChunkRowsOf(uint64_t row_bytes) {
   const auto fitting = static_cast<int32_t>(std::min<uint64_t>(kChunkBytes / row_bytes, kChunkRowsMax));
@@ -46,7 +49,8 @@ uint64_t WeightStream::Bytes(const ModelFile& model, const Backend& backend, con
   for (const int32_t cols : options.widths) {
     bytes += backend.TensorBytes(options.rows, cols) + backend.ActivationsBytes(options.rows, cols);
   }
-  return bytes + static_cast<uint64_t>(options.threads) * static_cast<uint64_t>(WidthMax(options)) * sizeof(float);
+  return bytes + static_cast<uint64_t>(options.threads) * static_cast<uint64_t>(WidthMax(options)) * (kSumRows + 1) *
+                     sizeof(float);
 }
 
 absl::StatusOr<std::unique_ptr<WeightStream>> WeightStream::Create(const ModelFile* model, Backend* backend,
@@ -61,8 +65,8 @@ absl::StatusOr<std::unique_ptr<WeightStream>> WeightStream::Create(const ModelFi
   ASSIGN_OR_RETURN(stream->out_, backend->NewTensor(options.rows, kChunkRowsMax));
   stream->out_host_.resize(static_cast<size_t>(options.rows) * kChunkRowsMax);
   stream->chunk_.resize(ChunkBytesMax(*model));
-  stream->decoded_.assign(static_cast<size_t>(options.threads),
-                          std::vector<float>(static_cast<size_t>(WidthMax(options))));
+  stream->scratch_.assign(static_cast<size_t>(options.threads),
+                          std::vector<float>(static_cast<size_t>(WidthMax(options)) * (kSumRows + 1)));
   return stream;
 }
 
@@ -103,7 +107,7 @@ absl::Status WeightStream::AddTransposed(const MatrixSource& w, std::span<const 
     pool_.Run([&](int thread) {
       const Range columns = PartOf(w.cols, grain, thread, pool_.size());
       if (columns.begin >= columns.end) return;
-      AddTransposedPart(w, first, chunk_rows, bytes, dy, rows, columns, decoded_[static_cast<size_t>(thread)], dx);
+      AddTransposedPart(w, first, chunk_rows, bytes, dy, rows, columns, scratch_[static_cast<size_t>(thread)], dx);
     });
     return absl::OkStatus();
   });
@@ -111,19 +115,26 @@ absl::Status WeightStream::AddTransposed(const MatrixSource& w, std::span<const 
 
 void WeightStream::AddTransposedPart(const MatrixSource& w, int32_t first_row, int32_t chunk_rows,
                                      const std::byte* bytes, std::span<const float> dy, int32_t rows, Range columns,
-                                     std::span<float> decoded, std::span<float> dx) {
+                                     std::span<float> scratch, std::span<float> dx) {
   const auto width = static_cast<size_t>(columns.end - columns.begin);
   const uint64_t skip = RowBytes(w.type, columns.begin);
-  for (int32_t r = 0; r < chunk_rows; ++r) {
-    DequantizeRow(w.type, bytes + static_cast<uint64_t>(r) * w.row_bytes() + skip, static_cast<int64_t>(width),
-                  decoded.data());
-    const std::span<const float> row = decoded.first(width);
+  const std::span<float> partial = scratch.first(width), decoded = scratch.subspan(width, kSumRows * width);
+  for (int32_t begin = 0; begin < chunk_rows; begin += kSumRows) {
+    const int32_t count = std::min(kSumRows, chunk_rows - begin);
+    for (int32_t r = 0; r < count; ++r) {
+      DequantizeRow(w.type, bytes + static_cast<uint64_t>(begin + r) * w.row_bytes() + skip,
+                    static_cast<int64_t>(width), decoded.data() + static_cast<size_t>(r) * width);
+    }
     for (int32_t t = 0; t < rows; ++t) {
-      const float factor =
-          dy[static_cast<size_t>(t) * static_cast<size_t>(w.rows) + static_cast<size_t>(first_row + r)];
-      if (factor == 0) continue;
+      const std::span<const float> factors =
+          dy.subspan(static_cast<size_t>(t) * static_cast<size_t>(w.rows) + static_cast<size_t>(first_row + begin),
+                     static_cast<size_t>(count));
+      std::fill(partial.begin(), partial.end(), 0.0F);
+      for (int32_t r = 0; r < count; ++r) {
+        AddScaled(factors[static_cast<size_t>(r)], decoded.subspan(static_cast<size_t>(r) * width, width), partial);
+      }
       AddScaled(
-          factor, row,
+          1, partial,
           dx.subspan(static_cast<size_t>(t) * static_cast<size_t>(w.cols) + static_cast<size_t>(columns.begin), width));
     }
   }

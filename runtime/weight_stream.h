@@ -38,7 +38,7 @@ class WeightStream {
 
   // out[t, r] = sum_k w[r, k] x[t, k]. x: [rows, w.cols], out: [rows, w.rows], f32, row-major. Waits.
   absl::Status Product(const MatrixSource& w, std::span<const float> x, int32_t rows, std::span<float> out);
-  // dx[t, k] += sum_r dy[t, r] w[r, k], in the order of r whatever the threads: what a product's output gradient means
+  // dx[t, k] += sum_r dy[t, r] w[r, k], in one order of r whatever the threads: what a product's output gradient means
   // for its input. dy: [rows, w.rows], dx: [rows, w.cols]. Waits.
   absl::Status AddTransposed(const MatrixSource& w, std::span<const float> dy, int32_t rows, std::span<float> dx);
   // Row i of x is row index[i] of the table, decoded. x: [index.size(), table.cols]
@@ -55,9 +55,9 @@ class WeightStream {
   WeightStream(const ModelFile* model, Backend* backend, int threads)
       : model_(model), backend_(backend), pool_(threads) {}
   absl::Status ForEachChunk(const MatrixSource& w, ChunkFn function);
-  // Columns `columns` of dx, for one chunk of w. decoded: scratch for a row.
+  // Columns `columns` of dx, for one chunk of w. scratch: of a thread.
   void AddTransposedPart(const MatrixSource& w, int32_t first_row, int32_t chunk_rows, const std::byte* bytes,
-                         std::span<const float> dy, int32_t rows, Range columns, std::span<float> decoded,
+                         std::span<const float> dy, int32_t rows, Range columns, std::span<float> scratch,
                          std::span<float> dx);
 
   const ModelFile* model_;
@@ -67,7 +67,7 @@ class WeightStream {
   std::unique_ptr<Tensor> out_;              // [rows, chunk rows]
   std::vector<float> out_host_;              // the same
   std::vector<std::byte> chunk_;             // bytes of the file
-  std::vector<std::vector<float>> decoded_;  // of each thread, a part of a row
+  std::vector<std::vector<float>> scratch_;  // of each thread: parts of 32 rows, and of a sum
 };
 
 }  // namespace dogstar
