@@ -1,4 +1,5 @@
-// dogstar eval: perplexity of a text, or how well sparse drafts agree with the full model on it.
+// dogstar eval: perplexity of a text, how well sparse drafts agree with the full model on it, or what each neuron and
+// head did for a token.
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -7,6 +8,7 @@
 #include "fmt/format.h"
 #include "runtime/evaluation.h"
 #include "tools/command.h"
+#include "tools/eval_attribution.h"
 #include "tools/model_options.h"
 #include "tools/output.h"
 
@@ -15,9 +17,11 @@ namespace {
 
 struct EvalArguments {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
-  std::string task = "perplexity", file;
+  std::string task = "perplexity", file, prompt;
   int32_t chunks = -1, prompt_tokens = 64, max_tokens = 1024;
   bool json = false;
+  AttributionArguments attribution;
+  std::string metric = "corrected", head_reduce = "sum", grad_scope = "own";
 };
 
 constexpr int32_t kLogitRows = 32;  // of a pass: a vocabulary of 262144 takes 1 MiB a row
@@ -121,26 +125,66 @@ absl::Status AgreementTask(const EvalArguments& arguments, Config config) {
   return absl::OkStatus();
 }
 
+absl::Status Attribution(const EvalArguments& arguments, const Config& config) {
+  if (arguments.prompt.empty() == arguments.file.empty()) {
+    return absl::InvalidArgumentError("attribution needs one text: -p TEXT or -f FILE");
+  }
+  AttributionArguments attribution = arguments.attribution;
+  attribution.text = arguments.prompt;
+  if (!arguments.file.empty()) {
+    ASSIGN_OR_RETURN(attribution.text, ReadTextFile(arguments.file));
+  }
+  ASSIGN_OR_RETURN(attribution.scores.metric, ParseAttributionMetric(arguments.metric));
+  if (arguments.head_reduce == "mean") attribution.scores.head_reduce = HeadReduce::kMean;
+  if (arguments.grad_scope == "causal") attribution.scope = GradientScope::kCausal;
+  attribution.json = arguments.json;
+  return RunAttribution(attribution, config);
+}
+
 absl::Status Eval(const EvalArguments& arguments) {
   ASSIGN_OR_RETURN(const Config config, ReadConfig(*arguments.model));
+  if (arguments.task == "attribution") return Attribution(arguments, config);
+  if (arguments.file.empty()) return absl::InvalidArgumentError("no text is given: -f FILE (- for standard input)");
   return arguments.task == "perplexity" ? Perplexity(arguments, config) : AgreementTask(arguments, config);
+}
+
+void AddAttributionOptions(CLI::App* eval, const std::shared_ptr<EvalArguments>& arguments) {
+  AttributionArguments& attribution = arguments->attribution;
+  eval->add_option("-p,--prompt", arguments->prompt, "attribution: the text itself");
+  eval->add_option("--label", attribution.label,
+                   "attribution: token id that the last position should give; else its own")
+      ->check(CLI::NonNegativeNumber);
+  eval->add_flag("--every-position", attribution.every_position, "attribution: each position for its next token");
+  eval->add_option("--metric", arguments->metric, "attribution: one more score to print")
+      ->check(
+          CLI::IsMember(std::vector<std::string>(AttributionMetricNames().begin(), AttributionMetricNames().end())));
+  eval->add_option("--lambda", attribution.scores.lambda, "attribution: weight of the correction")
+      ->check(CLI::NonNegativeNumber);
+  eval->add_option("--head-reduce", arguments->head_reduce, "attribution: sum (exact), mean (the released code's)")
+      ->check(CLI::IsMember({"sum", "mean"}));
+  eval->add_option("--grad-scope", arguments->grad_scope, "attribution: own, causal (effects on later tokens, too)")
+      ->check(CLI::IsMember({"own", "causal"}));
+  eval->add_option("--ig-steps", attribution.integrated_steps,
+                   "attribution: integrated gradients, slow; 20 as published")
+      ->check(CLI::Range(1, 1000));
 }
 
 }  // namespace
 
 void AddEvalCommand(CLI::App& app, CommandContext* context) {
   auto arguments = std::make_shared<EvalArguments>();
-  CLI::App* eval = app.add_subcommand("eval", "perplexity of a text; agreement of sparse drafts with the full model");
+  CLI::App* eval = app.add_subcommand("eval", "perplexity of a text; agreement of sparse drafts; attribution");
   AddModelOptions(eval, arguments->model);
-  eval->add_option("--task", arguments->task, "perplexity, agreement")
-      ->check(CLI::IsMember({"perplexity", "agreement"}));
-  eval->add_option("-f,--file", arguments->file, "the text (- for standard input)")->required();
+  eval->add_option("--task", arguments->task, "perplexity, agreement, attribution")
+      ->check(CLI::IsMember({"perplexity", "agreement", "attribution"}));
+  eval->add_option("-f,--file", arguments->file, "the text (- for standard input)");
   eval->add_option("--chunks", arguments->chunks, "perplexity: at most so many chunks; -1: all")
       ->check(CLI::Range(1, 1 << 24) | CLI::IsMember({"-1"}));
   eval->add_option("--prompt-tokens", arguments->prompt_tokens, "agreement: tokens that are the prompt")
       ->check(CLI::Range(1, 1 << 20));
   eval->add_option("--max-tokens", arguments->max_tokens, "agreement: tokens of the text used")
       ->check(CLI::Range(3, 1 << 20));
+  AddAttributionOptions(eval, arguments);
   eval->add_flag("--json", arguments->json, "one JSON object on standard output");
   eval->callback([arguments, context] { context->run = [arguments] { return Eval(*arguments); }; });
 }
