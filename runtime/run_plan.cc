@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "fmt/format.h"
 #include "memory/available_memory.h"
+#include "memory/forecast.h"
 #include "memory/weights.h"
 #include "runtime/row_scores.h"
 #include "runtime/text_harvest.h"
@@ -115,6 +116,7 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
                         {"KV cache", KvStoreBytes(KvShapeOf(config, model.config(), options.context_slots))},
                         {"activations", Forward::Bytes(model, backend, plan.limits)},
                         {"norms and down-scale tables", Weights::TableBytes(model)}};
+  if (options.text_bytes > 0) plan.request.fixed.push_back({"generated text", options.text_bytes});
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);
   RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
@@ -141,6 +143,12 @@ StreamRates StreamRatesOf(const MachineRates& machine, const std::string& path) 
   rates.disk_bytes_per_second = disk->bytes_per_second;
   rates.in_flight_bytes = disk->in_flight_bytes;
   return rates;
+}
+
+double SharedOf(const MachineRates& machine, const std::string& path) {
+  const absl::StatusOr<std::string> device = DeviceOf(path);
+  const DiskRates* disk = device.ok() ? machine.FindDisk(*device) : nullptr;
+  return disk != nullptr && disk->shared >= 0 ? disk->shared : kShared;
 }
 
 }  // namespace dogstar

@@ -35,6 +35,7 @@ struct Ground {
   bool kernels_measured = false;
   bool disk_measured = false;
   double disk_bytes_per_second = 0;
+  double shared = kShared;
 };
 
 Ground GroundOf(const MachineRates& known, const std::string& path) {
@@ -44,6 +45,7 @@ Ground GroundOf(const MachineRates& known, const std::string& path) {
   if (!ground.kernels_measured) ground.machine.kernels = CommonRates().kernels;
   ground.disk_bytes_per_second = StreamRatesOf(known, path).disk_bytes_per_second;
   ground.disk_measured = ground.disk_bytes_per_second > 0;
+  if (ground.disk_measured) ground.shared = SharedOf(known, path);
   if (!ground.disk_measured) ground.disk_bytes_per_second = kCommonDisk;
   return ground;
 }
@@ -80,6 +82,7 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));
   subject.ground = GroundOf(known, config.model);
   subject.forecast.disk_bytes_per_second = subject.ground.disk_bytes_per_second;
+  subject.forecast.shared = subject.ground.shared;
   subject.forecast.period = config.corrector.period;
   if (flags.acceptance >= 0) subject.forecast.acceptance = flags.acceptance;
   return subject;
