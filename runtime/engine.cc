@@ -63,6 +63,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   options.logit_rows = options_.logit_rows;
   options.observes_prompt = predictor_->observes_prompt();
   options.program_bytes = options_.program_bytes ? *options_.program_bytes : MeasureProgramBytes();
+  options.text_bytes = options_.text_bytes;
   options.trace_bytes = options_.trace != nullptr ? Trace::Bytes() : 0;
   ASSIGN_OR_RETURN(const MachineRates machine, KnownRates(config_, hooks.note));
   StreamRates rates = StreamRatesOf(machine, model_->path());

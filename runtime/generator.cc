@@ -11,7 +11,8 @@
 namespace dogstar {
 namespace {
 
-constexpr SequenceId kSequence{0};  // a generator has one text at a time
+constexpr int32_t kReservedTokens = 1 << 17;  // of texts without an end; longer ones grow
+constexpr SequenceId kSequence{0};            // a generator has one text at a time
 
 // softmax(logits)[token], without the terms that cannot change three digits: it is asked for every draft.
 float Confidence(std::span<const float> logits, TokenId token) {
@@ -84,6 +85,9 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
   const RunMode mode = engine_->mode();
   const bool adaptive = config.corrector.adaptive.value_or(mode == RunMode::kStrict);
   Run run{.options = options, .result = result, .period = PeriodController({adaptive, config.corrector.period})};
+  const size_t tokens = static_cast<size_t>(std::clamp(options.max_tokens, 0, kReservedTokens));
+  run.text.reserve(prompt.size() + tokens);
+  result->tokens.reserve(tokens);
   run.text.assign(prompt.begin(), prompt.end());
 
   RETURN_IF_ERROR(Prefill(prompt, &run));

@@ -37,6 +37,10 @@ struct GenerationOptions {
 
 class Generator {
  public:
+  // Bytes that Generate keeps of each token of the text. (Room is taken beforehand: a vector that doubles would hold
+  // three times as much for a moment.)
+  static constexpr uint64_t kBytesPerToken = 2 * sizeof(TokenId);
+
   explicit Generator(Engine* engine);
 
   // REQUIRES: prompt is not empty. InvalidArgument when it does not fit the context. A full context ends the text
