@@ -76,6 +76,12 @@ class KvStore {
   virtual uint64_t bytes() const = 0;
 };
 
+struct FfnJobShape {
+  int32_t rows = 0;  // most activation rows
+  int32_t dim = 0;
+  int32_t ffn_rows = 0;     // packed, the last page's missing rows included
+  int32_t choice_rows = 0;  // most activation rows of FfnAccumulateChosen; 0: it is never called
+};
 // Scratch of one FFN in progress.
 class FfnJob {
  public:
@@ -185,6 +191,29 @@ struct FfnOverlayRef {
 };
 uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity);
 
+// Which rows each activation row (token) of a draft uses, chosen while its FFN runs.
+enum class RowScore {
+  kGate,   // |activation(gate)| * weight[row]: the gates of all rows, then up and down of those chosen
+  kValue,  // |z| * weight[row]: gate and up of all rows, then down of those chosen
+};
+struct RowChoice {
+  RowScore score = RowScore::kGate;
+  int32_t count = 0;              // so many rows of the largest score, equal scores: the lower RowIndex; < 0: threshold
+  float threshold = 0;            // count < 0: rows with at least this score
+  const float* weight = nullptr;  // [ffn_rows], RowIndex order; null: 1. Host memory.
+  bool shared = false;            // one set for all tokens of the call, by the sum of their scores
+  // kGate: a second stage. Of the rows chosen, so many of the largest |z| * value_weight[row] keep their down part;
+  // < 0: all.
+  int32_t value_count = -1;
+  const float* value_weight = nullptr;  // as weight
+};
+// Of the last FfnAccumulateChosen: rows whose parts were used for at least one token, and rows whose down part was
+// used, summed over the tokens. (A kernel may read more: panels hold 16 rows.)
+struct FfnUse {
+  int64_t gate_rows = 0, up_rows = 0, down_rows = 0;
+  int64_t used = 0;
+};
+
 struct FfnParams {
   FfnPageLayout layout;
   FfnActivation activation = FfnActivation::kSilu;
@@ -209,12 +238,12 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Tensor>> NewTensor(int32_t rows, int32_t cols) = 0;
   virtual absl::StatusOr<std::unique_ptr<Activations>> NewActivations(int32_t rows, int32_t cols) = 0;
   virtual absl::StatusOr<std::unique_ptr<KvStore>> NewKvStore(const KvShape& shape) = 0;
-  virtual absl::StatusOr<std::unique_ptr<FfnJob>> NewFfnJob(int32_t rows, int32_t dim, int32_t ffn_rows) = 0;
+  virtual absl::StatusOr<std::unique_ptr<FfnJob>> NewFfnJob(const FfnJobShape& shape) = 0;
 
   // Bytes the New... calls above take for these shapes, so that a budget can be planned before anything is allocated.
   virtual uint64_t TensorBytes(int32_t rows, int32_t cols) const = 0;
   virtual uint64_t ActivationsBytes(int32_t rows, int32_t cols) const = 0;
-  virtual uint64_t FfnJobBytes(int32_t rows, int32_t dim, int32_t ffn_rows) const = 0;
+  virtual uint64_t FfnJobBytes(const FfnJobShape& shape) const = 0;
 
   // dst[first_row + i] = values[i * cols ..]; copies before it returns.
   virtual void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) = 0;
@@ -272,6 +301,12 @@ class Backend {
   // float(sum of the run's z codes)]; y += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
   // Precise: as float down, on decoded weights.
   virtual Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) = 0;
+  // Drafts. As FfnAccumulatePages over these pages where z[t] is 0 in the rows of them that token t did not choose
+  // (rows that row_mask leaves out cannot be chosen); all rows chosen: the same bits. chosen: host memory for the sets,
+  // [rows][(ffn_rows + 63) / 64] words, bit i of word i / 64 = RowIndex i; may be empty. Waits.
+  // REQUIRES: rows <= the job's choice_rows; the pages are at most the job's ffn_rows.
+  virtual FfnUse FfnAccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice,
+                                     std::span<uint64_t> chosen, FfnJob* job) = 0;
   // The overlay counts as one page of runs of one row whose z stays f32: partial = fma(z * d_group, float(value),
   // partial) row by row, with a minimum then partial = fma(z, m_group, partial). Precise and float down: as for pages.
   virtual Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) = 0;

@@ -93,7 +93,7 @@ class KernelBench {
     backend->Prepare(*bench->input_, most, bench->x_.get());
     ASSIGN_OR_RETURN(bench->out_, backend->NewTensor(most, kOutRows));
     ASSIGN_OR_RETURN(bench->residual_, backend->NewTensor(most, kCols));
-    ASSIGN_OR_RETURN(bench->job_, backend->NewFfnJob(most, kCols, kFfnRows));
+    ASSIGN_OR_RETURN(bench->job_, backend->NewFfnJob({.rows = most, .dim = kCols, .ffn_rows = kFfnRows}));
     bench->groups_.assign(kFfnRows, 0);
     return bench;
   }

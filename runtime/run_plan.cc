@@ -10,6 +10,7 @@
 #include "memory/available_memory.h"
 #include "memory/forecast.h"
 #include "memory/weights.h"
+#include "runtime/row_norms.h"
 #include "runtime/row_scores.h"
 #include "runtime/text_harvest.h"
 #include "runtime/tiers.h"
@@ -47,6 +48,7 @@ Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const
   limits.logit_rows = options.logit_rows;
   for (int32_t rows : kBatchRows) {
     limits.batch_rows = std::max(rows, options.logit_rows);
+    limits.choice_rows = options.chooses_by_token && NeedsPacked(options.mode) ? options.logit_rows : 0;
     limits.capture_rows = CaptureRows(model, options, harvest, limits);
     const uint64_t bytes = Forward::Bytes(model, backend, limits);
     if (!config.budget.ram || bytes <= *config.budget.ram / kActivationShare) break;
@@ -91,6 +93,10 @@ bool NeedsPacked(RunMode mode) {
   return mode == RunMode::kSparse || mode == RunMode::kSirius || mode == RunMode::kStrict;
 }
 
+PredictorOptions PredictorOptionsOf(const Config& config) {
+  return {config.draft.predictor, config.draft.density, config.draft.value_density, config.sampling.seed};
+}
+
 uint64_t MeasureProgramBytes() {
   malloc_trim(0);  // the vocabulary's strings are gone
   return ResidentBytes() + kProgramSlack;
@@ -117,6 +123,10 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
                         {"activations", Forward::Bytes(model, backend, plan.limits)},
                         {"norms and down-scale tables", Weights::TableBytes(model)}};
   if (options.text_bytes > 0) plan.request.fixed.push_back({"generated text", options.text_bytes});
+  if (options.needs_row_norms && NeedsPacked(options.mode)) {
+    plan.request.fixed.push_back(
+        {"norms of FFN rows", RowNormBytes(model.config().layer_count, model.config().ffn_rows)});
+  }
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);
   RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
