@@ -23,6 +23,9 @@ struct CorrectorOptions {
   AcceptRule rule = AcceptRule::kStrict;
   float threshold = 0.1F;    // sirius
   float temperature = 0.6F;  // sirius
+  // > 0: drafts stand, whatever they are, until a cycle has so many tokens, its root included. For timing models whose
+  // text means nothing; a result of it is assumed, not measured.
+  int32_t assumed_tokens = 0;
 };
 
 struct Verdict {

@@ -47,6 +47,17 @@ TEST(CorrectorTest, FullAgreementEarnsTheBonusToken) {
   EXPECT_EQ(verdict.next, TokenId{7});
 }
 
+TEST(CorrectorTest, AssumedAcceptanceKeepsAsManyTokensWhateverTheyAre) {
+  CorrectorOptions options;
+  options.assumed_tokens = 3;
+  const FakeModel disagrees({1, 1, 6, 1});
+  EXPECT_EQ(JudgeOrDie(options, Tokens({0, 3, 4, 5}), disagrees).accepted, 2);
+  EXPECT_EQ(JudgeOrDie(options, Tokens({0, 3, 4, 5}), disagrees).next, TokenId{6});
+  EXPECT_EQ(JudgeOrDie(options, Tokens({0, 3}), disagrees).accepted, 1);  // no more than there are
+  options.assumed_tokens = 1;
+  EXPECT_EQ(JudgeOrDie(options, Tokens({0, 1, 1}), FakeModel({1, 1, 1})).accepted, 0);
+}
+
 TEST(CorrectorTest, ARootAloneGivesTheNextToken) {
   const Verdict verdict = JudgeOrDie({}, Tokens({0}), FakeModel({5}));
   EXPECT_EQ(verdict.accepted, 0);

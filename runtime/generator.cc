@@ -26,6 +26,18 @@ float Confidence(std::span<const float> logits, TokenId token) {
   return std::exp(own - largest) / sum;
 }
 
+void CountJudged(int32_t judged, int32_t accepted, GenerationResult* result) {
+  result->drafts_judged += judged;
+  if (result->judged_at.size() < static_cast<size_t>(judged)) {
+    result->judged_at.resize(static_cast<size_t>(judged));
+    result->accepted_at.resize(static_cast<size_t>(judged));
+  }
+  for (size_t i = 0; i < static_cast<size_t>(judged); ++i) {
+    ++result->judged_at[i];
+    result->accepted_at[i] += static_cast<int32_t>(i) < accepted ? 1 : 0;
+  }
+}
+
 }  // namespace
 
 // One generation in progress.
@@ -90,6 +102,7 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
   run.text.reserve(prompt.size() + tokens);
   result->tokens.reserve(tokens);
   run.text.assign(prompt.begin(), prompt.end());
+  corrector_.assumed_tokens = result->assumed_tokens = options.assumed_tokens;
 
   RETURN_IF_ERROR(Prefill(prompt, &run));
   while (!run.done) {
@@ -322,7 +335,8 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   ++result.full_passes;
   result.advanced += verdict.accepted + 1;
   result.drafts_accepted += verdict.accepted;
-  result.drafts_judged += std::min(verdict.accepted + 1, rows - 1);
+  CountJudged(std::min(verdict.accepted + 1, rows - 1), verdict.accepted, &result);
+  if (run->options.on_cycle) run->options.on_cycle(run->chain, verdict.accepted, verdict.next);
   for (int32_t i = 0; i < verdict.accepted && !run->done; ++i) {
     held_.push_back(run->chain[static_cast<size_t>(i)]);
     RETURN_IF_ERROR(Emit(run, run->chain[static_cast<size_t>(i) + 1], i));

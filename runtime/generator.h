@@ -33,6 +33,10 @@ struct GenerationOptions {
   std::function<bool(TokenId)> on_token;  // may be empty; false ends the text (kStopString)
   std::function<void(int32_t done, int32_t total)> on_prompt;  // may be empty
   const std::atomic<bool>* interrupted = nullptr;
+  int32_t assumed_tokens = 0;  // CorrectorOptions::assumed_tokens
+  // After each cycle: its root and drafts, how many of these stood, and the full model's token after them. May be
+  // empty.
+  std::function<void(std::span<const TokenId> chain, int32_t accepted, TokenId next)> on_cycle;
 };
 
 class Generator {

@@ -30,6 +30,9 @@ struct GenerationResult {
   int64_t drafts_judged = 0;
   int64_t drafts_accepted = 0;
   int64_t advanced = 0;  // accepted drafts + one token a cycle
+  // [i]: cycles that judged their i-th draft, and those in which it stood.
+  std::vector<int64_t> judged_at, accepted_at;
+  int32_t assumed_tokens = 0;  // > 0: drafts stood by assumption, so many tokens a cycle
   double draft_seconds = 0;
   double full_seconds = 0;
   double dense_share = 0;    // cycles that drafted nothing although they might have

@@ -178,6 +178,7 @@ void PrintClosingLine(const Engine& engine, const GenerationResult& result) {
   if (result.draft_steps > 0) line += fmt::format("; density {:.2f}", result.draft_density);
   if (result.full_passes > 0 && engine.mode() != RunMode::kDense) {
     line += fmt::format("; accepted {:.2f}/{}", result.accepted_mean(), engine.config().corrector.period);
+    if (result.assumed_tokens > 0) line += " (ASSUMED, the text means nothing)";
   }
   line += fmt::format("; rss {}", FormatSize(PeakResidentBytes()));
   if (engine.config().budget.ram) line += fmt::format(" of {}", FormatSize(*engine.config().budget.ram));

@@ -1,4 +1,6 @@
 // dogstar run: a prompt in, text out.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <limits>
@@ -13,6 +15,7 @@
 #include "runtime/stop_strings.h"
 #include "tools/command.h"
 #include "tools/model_options.h"
+#include "tools/output.h"
 
 namespace dogstar {
 namespace {
@@ -23,8 +26,33 @@ struct RunArguments {
   std::vector<std::string> stops;
   int32_t max_tokens = 128;
   bool ignore_eos = false, chat = false, raw = false, json = false;
-  int32_t logprobs = 0;
-  bool verbose = false;
+  int32_t logprobs = 0, assumed_tokens = 0;
+  bool explain = false;
+};
+
+// What the drafts of a cycle came to, on standard error: those that stood, the one that did not, the full model's own.
+class Explainer {
+ public:
+  explicit Explainer(const Tokenizer* tokenizer) : tokenizer_(tokenizer), colored_(::isatty(STDERR_FILENO) != 0) {}
+
+  void Cycle(std::span<const TokenId> chain, int32_t accepted, TokenId next) {
+    std::string line = fmt::format("[{}] {} of {} drafts:", ++cycles_, accepted, chain.size() - 1);
+    for (size_t i = 1; i < chain.size(); ++i) {
+      const bool stood = static_cast<int32_t>(i) <= accepted;
+      line += " " + Marked(chain[i], stood ? "32" : "31", stood ? "+" : "-");
+    }
+    fmt::print(stderr, "{} then {}\n", line, Marked(next, "36", "="));
+  }
+
+ private:
+  std::string Marked(TokenId token, std::string_view color, std::string_view sign) const {
+    const std::string text = Printable(tokenizer_->TokenBytes(token));
+    return colored_ ? fmt::format("\x1b[{}m{}\x1b[0m", color, text) : fmt::format("{}{}", sign, text);
+  }
+
+  const Tokenizer* tokenizer_;
+  bool colored_;
+  int cycles_ = 0;
 };
 
 absl::StatusOr<std::vector<TokenId>> EncodePrompt(const RunArguments& arguments, const ModelFile& model) {
@@ -116,6 +144,12 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   json["accepted_mean"] = result.accepted_mean();
   json["drafted"] = result.draft_steps;
   json["drafts_accepted"] = result.drafts_accepted;
+  json["accepted_by_position"] = nlohmann::json::array();
+  for (size_t i = 0; i < result.judged_at.size(); ++i) {
+    json["accepted_by_position"].push_back(static_cast<double>(result.accepted_at[i]) /
+                                           static_cast<double>(result.judged_at[i]));
+  }
+  if (result.assumed_tokens > 0) json["assumed_accepted"] = result.assumed_tokens;
   json["draft_s"] = result.draft_seconds;
   json["verify_s"] = result.full_seconds;
   json["dense_share"] = result.dense_share;
@@ -194,6 +228,11 @@ absl::Status Run(const RunArguments& arguments) {
   ASSIGN_OR_RETURN(const ModelChoice choice, ChooseModel(config, hooks));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(choice.path));
   ASSIGN_OR_RETURN(const std::vector<TokenId> prompt, EncodePrompt(arguments, *model));
+  if (arguments.assumed_tokens > 0 && choice.mode != RunMode::kStrict && choice.mode != RunMode::kSirius) {
+    return absl::InvalidArgumentError(
+        fmt::format("--assume-accepted needs drafts that are judged: --mode strict or sirius, this is {}",
+                    RunModeName(choice.mode)));
+  }
 
   std::unique_ptr<Trace> trace;
   if (!arguments.trace_file.empty()) {
@@ -218,6 +257,13 @@ absl::Status Run(const RunArguments& arguments) {
   generation.ignore_end = arguments.ignore_eos;
   generation.logprobs = arguments.logprobs;
   generation.interrupted = &Interrupted();
+  generation.assumed_tokens = arguments.assumed_tokens;
+  Explainer explainer(&model->tokenizer());
+  if (arguments.explain) {
+    generation.on_cycle = [&](std::span<const TokenId> chain, int32_t accepted, TokenId next) {
+      explainer.Cycle(chain, accepted, next);
+    };
+  }
   generation.on_prompt = [&](int32_t done, int32_t total) { bar.Prompt(done, total); };
   std::string text;
   Utf8Stream stream;
@@ -284,6 +330,10 @@ void AddRunCommand(CLI::App& app, CommandContext* context) {
   run->add_option("--logprobs", arguments->logprobs,
                   "with --json: the K likeliest tokens of the full model at each token")
       ->check(CLI::Range(0, 1000));
+  run->add_option("--assume-accepted", arguments->assumed_tokens,
+                  "take K tokens of each cycle, whatever the drafts are: times a model whose text means nothing")
+      ->check(CLI::Range(1, 1024));
+  run->add_flag("--explain", arguments->explain, "on standard error, each cycle's drafts and which of them stood");
   run->add_option("--trace", arguments->trace_file,
                   "write a trace of reads, waits and passes for Perfetto or chrome://tracing");
   run->add_flag("--json", arguments->json, "one JSON object on standard output");

@@ -177,6 +177,28 @@ TEST_F(ProgramTest, EvalMeasuresPerplexityAndAgreement) {
   EXPECT_THAT(small.err, HasSubstr("windows of 100000"));
 }
 
+TEST_F(ProgramTest, AssumedAcceptanceIsSaidAndCountsTokensOfACycle) {
+  const std::string command =
+      "run " + model_ + " -p hello -n 13 --ignore-eos --period 6 --set corrector.adaptive=false";
+  const ProgramOutput output = RunProgram(folder_, command + " --mode strict --assume-accepted 4 --explain --json");
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  const nlohmann::json json = nlohmann::json::parse(output.out);
+  EXPECT_EQ(json["assumed_accepted"], 4);
+  EXPECT_EQ(json["accepted_mean"], 4.0);
+  EXPECT_EQ(json["cycles"], 3);
+  ASSERT_EQ(json["accepted_by_position"].size(), 4U);  // three that stood, one that did not
+  EXPECT_EQ(json["accepted_by_position"][2], 1.0);
+  EXPECT_EQ(json["accepted_by_position"][3], 0.0);
+  EXPECT_THAT(output.err, HasSubstr("[3] 3 of"));
+  const ProgramOutput people = RunProgram(folder_, command + " --mode strict --assume-accepted 4");
+  EXPECT_THAT(people.err, HasSubstr("ASSUMED"));
+  const ProgramOutput dense = RunProgram(folder_, command + " --mode dense --assume-accepted 4");
+  EXPECT_EQ(dense.exit_code, 1);
+  EXPECT_THAT(dense.err, testing::AllOf(HasSubstr("strict or sirius"), HasSubstr("dense")));
+  const ProgramOutput measured = RunProgram(folder_, command + " --mode strict --json");
+  EXPECT_FALSE(nlohmann::json::parse(measured.out).contains("assumed_accepted"));
+}
+
 TEST_F(ProgramTest, SparsityIsATableOfMethodsAndDensities) {
   WriteFile("text.txt", std::string(150, 'a') + " a text of some length that nobody needs to read");
   WriteFile("prompts.txt", "hello\n{\"question\": \"what?\"}\n\n{\"prompt\": \"third\"}\n");
