@@ -76,6 +76,12 @@ class KvStore {
   virtual uint64_t bytes() const = 0;
 };
 
+struct FfnJobShape {
+  int32_t rows = 0;  // most activation rows
+  int32_t dim = 0;
+  int32_t ffn_rows = 0;     // packed, the last page's missing rows included
+  int32_t choice_rows = 0;  // most activation rows of FfnAccumulateChosen; 0: it is never called
+};
 // Scratch of one FFN in progress.
 class FfnJob {
  public:
@@ -157,9 +163,14 @@ uint64_t KvDataBytes(const KvShape& shape);
 // Which bits of a page's rows are there. Only kWhole exists so far; docs/packed_format.md reserves the others.
 enum class PlaneState { kWhole };
 
+// How a page lies in memory. kPanels: as in the file. kRows: the same bytes row after row, so that a row that is not
+// used is not read; made by MakeRowForm, which says where they lie.
+enum class PageForm { kPanels, kRows };
+
 // One page of FFN rows in a slot of tier-0 memory.
 struct FfnPageRef {
   DeviceAddress data = nullptr;  // 64-byte aligned; layout: the job's FfnPageLayout
+  PageForm form = PageForm::kPanels;
   PlaneState planes = PlaneState::kWhole;
   int32_t first_row = 0;  // RowIndex of the page's first row; where captured values go
   int32_t row_count = 0;  // rows that exist: page_rows, less in a layer's last page
@@ -185,6 +196,30 @@ struct FfnOverlayRef {
 };
 uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity);
 
+// Which rows each activation row (token) of a draft uses, chosen while its FFN runs.
+enum class RowScore {
+  kGiven,  // scores[t][row], known before the FFN
+  kGate,   // |activation(gate)| * weight[row]: the gates of all rows, then up and down of those chosen
+  kValue,  // |z| * weight[row]: gate and up of all rows, then down of those chosen
+};
+struct RowChoice {
+  RowScore score = RowScore::kGate;
+  int32_t count = 0;    // so many rows of the largest score, equal scores: the lower RowIndex; < 0: threshold
+  float threshold = 0;  // count < 0: rows with at least this score
+  DeviceAddress weight = nullptr;  // [ffn_rows] f32, RowIndex order; null: 1
+  const Tensor* scores = nullptr;  // kGiven: [rows, ffn_rows or more]
+  bool shared = false;             // one set for all tokens of the call, by the sum of their scores
+  // kGate: a second stage. Of the rows chosen, so many of the largest |z| * value_weight[row] keep their down part;
+  // < 0: all.
+  int32_t value_count = -1;
+  DeviceAddress value_weight = nullptr;  // as weight
+};
+// Rows whose parts were read for at least one token, and rows used (down), summed over the tokens.
+struct FfnUse {
+  int64_t gate_rows = 0, up_rows = 0, down_rows = 0;
+  int64_t used = 0;
+};
+
 struct FfnParams {
   FfnPageLayout layout;
   FfnActivation activation = FfnActivation::kSilu;
@@ -209,12 +244,12 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Tensor>> NewTensor(int32_t rows, int32_t cols) = 0;
   virtual absl::StatusOr<std::unique_ptr<Activations>> NewActivations(int32_t rows, int32_t cols) = 0;
   virtual absl::StatusOr<std::unique_ptr<KvStore>> NewKvStore(const KvShape& shape) = 0;
-  virtual absl::StatusOr<std::unique_ptr<FfnJob>> NewFfnJob(int32_t rows, int32_t dim, int32_t ffn_rows) = 0;
+  virtual absl::StatusOr<std::unique_ptr<FfnJob>> NewFfnJob(const FfnJobShape& shape) = 0;
 
   // Bytes the New... calls above take for these shapes, so that a budget can be planned before anything is allocated.
   virtual uint64_t TensorBytes(int32_t rows, int32_t cols) const = 0;
   virtual uint64_t ActivationsBytes(int32_t rows, int32_t cols) const = 0;
-  virtual uint64_t FfnJobBytes(int32_t rows, int32_t dim, int32_t ffn_rows) const = 0;
+  virtual uint64_t FfnJobBytes(const FfnJobShape& shape) const = 0;
 
   // dst[first_row + i] = values[i * cols ..]; copies before it returns.
   virtual void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) = 0;
@@ -242,6 +277,10 @@ class Backend {
   virtual void Scale(float factor, int32_t rows, Tensor* x) = 0;
   // x[t] = 0
   virtual void Clear(int32_t rows, Tensor* x) = 0;
+  // A page of kPanels becomes one of kRows, in place: gate rows, up rows and down rows (a row's codes of all outputs)
+  // where the parts of the page begin, each row padded alike. Host memory; waits. Unimplemented for layouts whose rows
+  // do not fit there.
+  virtual absl::Status MakeRowForm(const FfnPageLayout& layout, std::byte* page) = 0;
   // panels = the matrix `plain` (kPlain) in panel layout; rows beyond plain.rows in the last panel are zero. Both in
   // host memory; waits.
   virtual void PackPanels(const MatrixView& plain, std::byte* panels) = 0;
@@ -272,6 +311,14 @@ class Backend {
   // float(sum of the run's z codes)]; y += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
   // Precise: as float down, on decoded weights.
   virtual Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) = 0;
+  // Drafts. As FfnAccumulatePages over these pages where z[t] is 0 in the rows of them that token t did not choose
+  // (rows that row_mask leaves out cannot be chosen); all rows chosen: the same bits. chosen: host memory for the sets,
+  // [rows][(ffn_rows + 63) / 64] words, bit i of word i / 64 = RowIndex i; may be null, else the call waits.
+  // REQUIRES: rows <= the job's choice_rows; one such call between Begin and End.
+  virtual Ticket FfnAccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice, uint64_t* chosen,
+                                     FfnJob* job) = 0;
+  // Of the last FfnAccumulateChosen. Waits.
+  virtual FfnUse ChosenUse(const FfnJob& job) = 0;
   // The overlay counts as one page of runs of one row whose z stays f32: partial = fma(z * d_group, float(value),
   // partial) row by row, with a minimum then partial = fma(z, m_group, partial). Precise and float down: as for pages.
   virtual Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) = 0;

@@ -16,6 +16,7 @@
 #include "base/row_set.h"
 #include "base/status.h"
 #include "base/types.h"
+#include "device/backend.h"
 
 namespace dogstar {
 
@@ -44,6 +45,15 @@ class Predictor {
     static_cast<void>(layer), static_cast<void>(available);
     return nullptr;
   }
+
+  // How each token of a draft chooses its rows while the layer's FFN runs, out of the resident pages; null: what Choose
+  // said serves every token. `in`: the FFN's input, prepared, `rows` of it; what depends on it is enqueued here, so the
+  // answer holds until the next call.
+  virtual const RowChoice* ChooseByToken(LayerIndex layer, const Activations& in, int32_t rows) {
+    static_cast<void>(layer), static_cast<void>(in), static_cast<void>(rows);
+    return nullptr;
+  }
+  virtual bool chooses_by_token() const { return false; }
 };
 
 struct PredictorOptions {
