@@ -229,7 +229,7 @@ class Bench {
       pages[p].run_groups = layer.run_groups.data() + p * (page_rows / run_rows);
     }
     auto x = RandomActivations(x_rows, dim);
-    auto job = *backend_->NewFfnJob(x_rows, dim, ffn_rows);
+    auto job = *backend_->NewFfnJob({.rows = x_rows, .dim = dim, .ffn_rows = ffn_rows});
     auto out = RandomTensor(x_rows, dim);
     const double seconds = BestSeconds(options_, [&] {
       backend_->FfnBegin(layer.params(), *x, x_rows, job.get());
@@ -262,7 +262,7 @@ class Bench {
     overlay.groups = groups.data();
     overlay.row_index = rows.data();
     auto x = RandomActivations(x_rows, dim);
-    auto job = *backend_->NewFfnJob(x_rows, dim, row_count);
+    auto job = *backend_->NewFfnJob({.rows = x_rows, .dim = dim, .ffn_rows = row_count});
     const double seconds = BestSeconds(options_, [&] {
       backend_->FfnBegin(layer.params(), *x, x_rows, job.get());
       backend_->FfnAccumulateOverlay(overlay, job.get());

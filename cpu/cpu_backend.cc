@@ -62,14 +62,12 @@ class CpuBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Tensor>> NewTensor(int32_t rows, int32_t cols) override;
   absl::StatusOr<std::unique_ptr<Activations>> NewActivations(int32_t rows, int32_t cols) override;
   absl::StatusOr<std::unique_ptr<KvStore>> NewKvStore(const KvShape& shape) override;
-  absl::StatusOr<std::unique_ptr<FfnJob>> NewFfnJob(int32_t rows, int32_t dim, int32_t ffn_rows) override;
+  absl::StatusOr<std::unique_ptr<FfnJob>> NewFfnJob(const FfnJobShape& shape) override;
   uint64_t TensorBytes(int32_t rows, int32_t cols) const override { return sizeof(float) * rows * cols; }
   uint64_t ActivationsBytes(int32_t rows, int32_t cols) const override {
     return CpuActivations::BytesFor(rows, cols, precise_);
   }
-  uint64_t FfnJobBytes(int32_t rows, int32_t dim, int32_t ffn_rows) const override {
-    return CpuFfnJob::BytesFor(rows, dim, ffn_rows);
-  }
+  uint64_t FfnJobBytes(const FfnJobShape& shape) const override { return CpuFfnJob::BytesFor(shape); }
 
   void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) override;
   absl::Status Download(const Tensor& src, int32_t first_row, int32_t rows, std::span<float> values) override;
@@ -101,6 +99,10 @@ class CpuBackend : public Backend {
   Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) override {
     ffn_.AccumulatePages(pages, static_cast<CpuFfnJob*>(job));
     return NextTicket();
+  }
+  FfnUse FfnAccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice, std::span<uint64_t> chosen,
+                             FfnJob* job) override {
+    return ffn_.AccumulateChosen(pages, choice, chosen, static_cast<CpuFfnJob*>(job));
   }
   Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) override {
     ffn_.AccumulateOverlay(overlay, static_cast<CpuFfnJob*>(job));
@@ -181,12 +183,12 @@ absl::StatusOr<std::unique_ptr<KvStore>> CpuBackend::NewKvStore(const KvShape& s
   return std::make_unique<CpuKvStore>(shape, std::move(memory));
 }
 
-absl::StatusOr<std::unique_ptr<FfnJob>> CpuBackend::NewFfnJob(int32_t rows, int32_t dim, int32_t ffn_rows) {
-  if (dim % kQuantBlock != 0) {
-    return absl::InvalidArgumentError(fmt::format("an FFN of {} columns: not a multiple of 32", dim));
+absl::StatusOr<std::unique_ptr<FfnJob>> CpuBackend::NewFfnJob(const FfnJobShape& shape) {
+  if (shape.dim % kQuantBlock != 0) {
+    return absl::InvalidArgumentError(fmt::format("an FFN of {} columns: not a multiple of 32", shape.dim));
   }
-  ASSIGN_OR_RETURN(AlignedBuffer memory, NewBuffer(FfnJobBytes(rows, dim, ffn_rows)));
-  return std::make_unique<CpuFfnJob>(rows, dim, ffn_rows, std::move(memory));
+  ASSIGN_OR_RETURN(AlignedBuffer memory, NewBuffer(FfnJobBytes(shape)));
+  return std::make_unique<CpuFfnJob>(shape, std::move(memory));
 }
 
 void CpuBackend::Upload(std::span<const float> values, int32_t first_row, Tensor* dst) {

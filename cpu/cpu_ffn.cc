@@ -1,9 +1,11 @@
 #include "cpu/cpu_ffn.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/panel.h"
+#include "cpu/row_choice.h"
 
 namespace dogstar {
 namespace {
@@ -59,6 +61,31 @@ void AddOverlayBlocks(const FfnOverlayRef& overlay, const FfnTask& task, std::ve
     block.block_in_page = b;
     blocks->push_back(block);
   }
+}
+
+int64_t CountUsed(std::span<const FfnBlock> blocks) {
+  int64_t count = 0;
+  for (const FfnBlock& block : blocks) count += std::popcount(block.used);
+  return count;
+}
+
+// Rows kept, summed over the tokens; the sets go to `chosen`, where it is not empty.
+int64_t ReportChosen(const FfnTask& task, std::span<const FfnBlock> blocks, int32_t ffn_rows,
+                     std::span<uint64_t> chosen) {
+  const size_t words = (static_cast<size_t>(ffn_rows) + 63) / 64;
+  CHECK(chosen.empty() || chosen.size() >= words * static_cast<size_t>(task.rows));
+  std::fill(chosen.begin(), chosen.end(), 0);
+  int64_t count = 0;
+  for (const FfnBlock& block : blocks) {
+    for (int32_t t = 0; t < task.rows; ++t) {
+      const uint64_t mask = task.choice.masks[int64_t{block.choice_block} * task.rows + t];
+      count += std::popcount(mask);
+      if (chosen.empty()) continue;  // a block of 32 rows never crosses a word: pages begin at multiples of 32
+      chosen[static_cast<size_t>(t) * words + static_cast<size_t>(block.first_row) / 64] |= mask
+                                                                                            << (block.first_row % 64);
+    }
+  }
+  return count;
 }
 
 }  // namespace
@@ -125,6 +152,70 @@ void CpuFfn::AccumulatePages(std::span<const FfnPageRef> pages, CpuFfnJob* job) 
     AddPageBlocks(job->layout, job->task, page, number++, &job->blocks);
   }
   RunPages(job);
+}
+
+template <typename Kernel>
+void CpuFfn::ForBlocks(Kernel kernel, const FfnTask& task, std::span<const FfnBlock> blocks) const {
+  pool_.Run([&](int thread) {
+    const Range part = PartOf(static_cast<int64_t>(blocks.size()), 1, thread, pool_.size());
+    kernel(task, blocks.data(), part.begin, part.end);
+  });
+}
+
+void CpuFfn::RunKept(const FfnTask& task, std::span<const FfnBlock> blocks, int32_t capacity) const {
+  for (size_t first = 0; first < blocks.size();) {
+    // Whole pages, as far as z has room.
+    size_t end = std::min(blocks.size(), first + static_cast<size_t>(capacity));
+    while (end < blocks.size() && blocks[end].page == blocks[end - 1].page) --end;
+    const std::span<const FfnBlock> part = blocks.subspan(first, end - first);
+    ForBlocks(kernels_.ffn_keep, task, part);
+    pool_.Run([&](int thread) {
+      const Range outputs = PartOf(task.dim / kPanelRows, 1, thread, pool_.size());
+      kernels_.ffn_down(task, part.data(), static_cast<int64_t>(part.size()), outputs.begin, outputs.end);
+    });
+    first = end;
+  }
+}
+
+FfnUse CpuFfn::AccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice, std::span<uint64_t> chosen,
+                                CpuFfnJob* job) const {
+  FfnTask task = job->task;
+  CHECK(task.rows <= job->choice_rows());
+  std::vector<FfnBlock>& blocks = job->choice_blocks_list;
+  blocks.clear();
+  int32_t number = 0;
+  for (const FfnPageRef& page : pages) {
+    MakeRoom(BlocksOf(page.row_count), job);
+    AddPageBlocks(job->layout, job->task, page, number++, &blocks);
+  }
+  CHECK(static_cast<int32_t>(blocks.size()) <= job->choice_blocks());
+  for (size_t i = 0; i < blocks.size(); ++i) blocks[i].choice_block = static_cast<int32_t>(i);
+  task.z = job->task.z;
+  task.choice = job->Choice(task.rows);
+  ChoiceStage stage{blocks, task.choice, task.rows, choice.weight, choice.count, choice.threshold, choice.shared};
+  FfnUse use;
+  use.gate_rows = CountUsed(blocks);
+  KeepUsedRows(stage);
+  ForBlocks(kernels_.ffn_gates, task, blocks);
+  if (choice.score == RowScore::kGate) {
+    KeepBestRows(stage, job->ChoiceKeys());
+    UseKeptRows(task.choice, task.rows, blocks);
+  }
+  use.up_rows = CountUsed(blocks);
+  ForBlocks(kernels_.ffn_ups, task, blocks);
+  if (choice.score == RowScore::kValue) {
+    KeepBestRows(stage, job->ChoiceKeys());
+  } else if (choice.value_count >= 0) {
+    stage.weight = choice.value_weight;
+    stage.count = choice.value_count;
+    KeepBestRows(stage, job->ChoiceKeys());
+  }
+  UseKeptRows(task.choice, task.rows, blocks);
+  use.down_rows = CountUsed(blocks);
+  use.used = ReportChosen(task, blocks, job->layout.ffn_rows, chosen);
+  std::erase_if(blocks, [](const FfnBlock& block) { return block.used == 0; });
+  RunKept(task, blocks, job->block_capacity());
+  return use;
 }
 
 void CpuFfn::AccumulateOverlay(const FfnOverlayRef& overlay, CpuFfnJob* job) const {

@@ -91,19 +91,51 @@ int64_t CpuKvStore::score_rows() const {
   return static_cast<int64_t>((memory_.size() - KvDataBytes(shape_)) / sizeof(float)) / score_stride();
 }
 
-CpuFfnJob::CpuFfnJob(int32_t rows, int32_t dim, int32_t ffn_rows, AlignedBuffer memory)
-    : rows_(rows), dim_(dim), block_capacity_(BlocksFor(rows, ffn_rows)), memory_(std::move(memory)) {
+CpuFfnJob::CpuFfnJob(const FfnJobShape& shape, AlignedBuffer memory)
+    : shape_(shape), block_capacity_(BlocksFor(shape.rows, shape.ffn_rows)), memory_(std::move(memory)) {
   blocks.reserve(block_capacity_);
+  if (shape.choice_rows > 0) choice_blocks_list.reserve(choice_blocks());
 }
 
-uint64_t CpuFfnJob::BytesFor(int32_t rows, int32_t dim, int32_t ffn_rows) {
+// y, z, and values, masks and keys of a choice, one after the other.
+uint64_t CpuFfnJob::BytesFor(const FfnJobShape& shape) {
   Cutter measure(nullptr);
-  measure.Take<float>(uint64_t(rows) * dim);
-  return measure.used() + FfnValueBytes(rows, BlocksFor(rows, ffn_rows));
+  measure.Take<float>(uint64_t(shape.rows) * shape.dim);
+  const uint64_t before_choice = measure.used() + FfnValueBytes(shape.rows, BlocksFor(shape.rows, shape.ffn_rows));
+  const uint64_t choice_rows = shape.choice_rows;
+  if (choice_rows == 0) return before_choice;
+  const uint64_t blocks = (uint64_t(shape.ffn_rows) + kQuantBlock - 1) / kQuantBlock;
+  Cutter choice(nullptr);
+  choice.Take<float>(choice_rows * blocks * kQuantBlock);
+  choice.Take<uint32_t>(choice_rows * blocks);
+  choice.Take<uint64_t>(blocks * kQuantBlock);
+  return before_choice + choice.used();
+}
+
+std::byte* CpuFfnJob::ChoiceMemory() const {
+  FfnJobShape without = shape_;
+  without.choice_rows = 0;
+  return memory_.data() + BytesFor(without);
+}
+
+FfnChoice CpuFfnJob::Choice(int32_t rows) const {
+  Cutter cutter(ChoiceMemory());
+  FfnChoice choice;
+  choice.values = cutter.Take<float>(uint64_t(rows) * choice_blocks() * kQuantBlock);
+  choice.masks = cutter.Take<uint32_t>(uint64_t(rows) * choice_blocks());
+  return choice;
+}
+
+std::span<uint64_t> CpuFfnJob::ChoiceKeys() const {
+  Cutter cutter(ChoiceMemory());
+  cutter.Take<float>(uint64_t(shape_.choice_rows) * choice_blocks() * kQuantBlock);
+  cutter.Take<uint32_t>(uint64_t(shape_.choice_rows) * choice_blocks());
+  const uint64_t count = uint64_t(choice_blocks()) * kQuantBlock;
+  return {cutter.Take<uint64_t>(count), count};
 }
 
 absl::Status CpuFfnJob::Grow(int32_t new_blocks) {
-  ASSIGN_OR_RETURN(grown_, AlignedBuffer::Create(FfnValueBytes(rows_, new_blocks)));
+  ASSIGN_OR_RETURN(grown_, AlignedBuffer::Create(FfnValueBytes(shape_.rows, new_blocks)));
   block_capacity_ = new_blocks;
   blocks.reserve(new_blocks);
   return absl::OkStatus();
@@ -115,7 +147,7 @@ FfnValues CpuFfnJob::Values(int32_t rows) const {
     return CutFfnValues(rows, block_capacity_, cutter);
   }
   Cutter cutter(memory_.data());
-  cutter.Take<float>(uint64_t(rows_) * dim_);
+  cutter.Take<float>(uint64_t(shape_.rows) * shape_.dim);
   return CutFfnValues(rows, block_capacity_, cutter);
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/panel.h"
 #include "cpu/kernels.h"
 #include "device/backend.h"
 
@@ -66,16 +67,18 @@ class CpuKvStore : public KvStore {
 // z of the pages of a call and the sum y.
 class CpuFfnJob : public FfnJob {
  public:
-  CpuFfnJob(int32_t rows, int32_t dim, int32_t ffn_rows, AlignedBuffer memory);
-  static uint64_t BytesFor(int32_t rows, int32_t dim, int32_t ffn_rows);
+  CpuFfnJob(const FfnJobShape& shape, AlignedBuffer memory);
+  static uint64_t BytesFor(const FfnJobShape& shape);
 
   // Blocks of 32 packed rows whose z fits.
   int32_t block_capacity() const { return block_capacity_; }
   // A page larger than any seen at NewFfnJob: the one case in which memory is allocated later.
   absl::Status Grow(int32_t blocks);
 
-  int32_t capacity() const { return rows_; }
-  int32_t dim() const { return dim_; }
+  int32_t capacity() const { return shape_.rows; }
+  int32_t dim() const { return shape_.dim; }
+  int32_t choice_rows() const { return shape_.choice_rows; }
+  int32_t choice_blocks() const { return (shape_.ffn_rows + kQuantBlock - 1) / kQuantBlock; }
   float* y() const { return reinterpret_cast<float*>(memory_.data()); }
 
   FfnTask task;  // of the FFN begun last
@@ -83,9 +86,15 @@ class CpuFfnJob : public FfnJob {
   std::vector<FfnBlock> blocks;  // of the pages of one call that fit
 
   FfnValues Values(int32_t rows) const;
+  FfnChoice Choice(int32_t rows) const;
+  // One number for each row of the layer. [ffn_rows, rounded up to blocks]
+  std::span<uint64_t> ChoiceKeys() const;
+  std::vector<FfnBlock> choice_blocks_list;  // of all pages of FfnAccumulateChosen
 
  private:
-  int32_t rows_, dim_;
+  std::byte* ChoiceMemory() const;
+
+  FfnJobShape shape_;
   int32_t block_capacity_;
   AlignedBuffer memory_;
   AlignedBuffer grown_;  // z, where it no longer fits memory_

@@ -54,10 +54,10 @@ inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMa
   }
 }
 
-inline void CaptureRow(const FfnTask& task, const FfnBlock& block, int32_t t, const float* z) {
+inline void CaptureRow(const FfnTask& task, const FfnBlock& block, uint32_t used, int32_t t, const float* z) {
   float* to = task.capture + t * task.capture_stride;
   for (int i = 0; i < kBlockRows; ++i) {
-    if ((block.used >> i & 1) == 0) continue;
+    if ((used >> i & 1) == 0) continue;
     to[block.row_index != nullptr ? block.row_index[i] : block.first_row + i] = z[i];
   }
 }
@@ -97,30 +97,100 @@ DOGSTAR_INLINE uint64_t* OutlierRuns(const FfnTask& task, int64_t z_block, int32
   return task.z.outlier_runs + z_block * ((task.z.rows + kTileRows - 1) / kTileRows) + tile;
 }
 
+// z of a tile as the down part reads it. used(r): the rows to capture.
+template <typename Used>
+DOGSTAR_INLINE void StoreTileZ(const FfnTask& task, const FfnBlock& block, int64_t z_block, int32_t tile, int rows,
+                               const TileZ& tile_z, const Used& used) {
+  uint64_t outlier_runs = 0;
+  for (int r = 0; r < rows; ++r) {
+    const int32_t t = tile * kTileRows + r;
+    const float* z = tile_z.z[r];
+    if (task.capture != nullptr) CaptureRow(task, block, used(r), t, z);
+    if (task.int8_down) {
+      outlier_runs |= QuantizeZ(task, z, z_block * task.rows + t) << r;
+    } else {
+      for (int n = 0; n < kBlockRows; ++n) task.z.f32[(z_block * kBlockRows + n) * task.rows + t] = z[n];
+    }
+  }
+  if (task.int8_down) *OutlierRuns(task, z_block, tile) = outlier_runs;
+}
+
 inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z_block, const std::byte* next) {
   const RowMask mask = MaskOf(block.used);
   TileZ tile_z;
   for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
     const int rows = TileRowCount(task.rows, tile);
     ComputeTileZ(task, block, mask, tile, rows, next, &tile_z);
-    uint64_t outlier_runs = 0;
-    for (int r = 0; r < rows; ++r) {
-      const int32_t t = tile * kTileRows + r;
-      const float* z = tile_z.z[r];
-      if (task.capture != nullptr) CaptureRow(task, block, t, z);
-      if (task.int8_down) {
-        outlier_runs |= QuantizeZ(task, z, z_block * task.rows + t) << r;
-      } else {
-        for (int n = 0; n < kBlockRows; ++n) task.z.f32[(z_block * kBlockRows + n) * task.rows + t] = z[n];
-      }
-    }
-    if (task.int8_down) *OutlierRuns(task, z_block, tile) = outlier_runs;
+    StoreTileZ(task, block, z_block, tile, rows, tile_z, [&](int) { return block.used; });
   }
 }
 
 inline void ValuesOfBlocks(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     FfnBlockValues(task, blocks[i], i, i + 1 < end ? blocks[i + 1].gate : nullptr);
+  }
+}
+
+// Products of the block's two panels with a tile, those without a used row left out: function(r, p, values of panel p).
+template <typename Function>
+DOGSTAR_INLINE void ForPanelProducts(const FfnTask& task, TileProduct product, const std::byte* panels,
+                                     uint64_t panel_bytes, const FfnBlock& block, int32_t tile, int rows,
+                                     const Function& function) {
+  TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
+  x.fetches = tile == 0;
+  TileZ out;
+  const bool has_first = (block.used & 0xffff) != 0, has_second = (block.used >> 16) != 0;
+  const int first = has_first ? 0 : 1, count = (has_first ? 1 : 0) + (has_second ? 1 : 0);
+  if (count == 0) return;
+  product(panels + first * panel_bytes, panel_bytes, count, task.dim, x, rows, out.z[0] + 16 * first, kBlockRows);
+  for (int r = 0; r < rows; ++r) {
+    for (int p = first; p < first + count; ++p) function(r, p, Load(out.z[r] + 16 * p));
+  }
+}
+
+DOGSTAR_INLINE float* ChoiceValues(const FfnTask& task, const FfnBlock& block, int32_t t) {
+  return task.choice.values + (int64_t{block.choice_block} * task.rows + t) * kBlockRows;
+}
+
+inline void GatesOfBlocks(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
+      ForPanelProducts(task, task.gate_product, blocks[i].gate, task.gate_panel_bytes, blocks[i], tile,
+                       TileRowCount(task.rows, tile), [&](int r, int p, Vec16f gate) {
+                         Store(Activate(task.activation, gate),
+                               ChoiceValues(task, blocks[i], tile * kTileRows + r) + 16 * p);
+                       });
+    }
+  }
+}
+
+inline void UpsOfBlocks(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
+      ForPanelProducts(task, task.up_product, blocks[i].up, task.up_panel_bytes, blocks[i], tile,
+                       TileRowCount(task.rows, tile), [&](int r, int p, Vec16f up) {
+                         float* values = ChoiceValues(task, blocks[i], tile * kTileRows + r) + 16 * p;
+                         Store(Load(values) * up, values);
+                       });
+    }
+  }
+}
+
+inline void KeepOfBlocks(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const FfnBlock& block = blocks[i];
+    for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
+      const int rows = TileRowCount(task.rows, tile);
+      const uint32_t* masks = task.choice.masks + int64_t{block.choice_block} * task.rows + int64_t{tile} * kTileRows;
+      TileZ tile_z;
+      for (int r = 0; r < rows; ++r) {
+        const RowMask mask = MaskOf(masks[r]);
+        const float* values = ChoiceValues(task, block, tile * kTileRows + r);
+        for (int p = 0; p < 2; ++p)
+          Store(And(Load(values + 16 * p), LoadBytes(mask.lanes + 16 * p)), tile_z.z[r] + 16 * p);
+      }
+      StoreTileZ(task, block, i, tile, rows, tile_z, [&](int r) { return masks[r]; });
+    }
   }
 }
 

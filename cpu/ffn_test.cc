@@ -152,7 +152,7 @@ std::vector<float> RunFfn(Backend& backend, const FfnParams& params, const std::
   const FfnPageLayout& layout = params.layout;
   auto tensor = MakeTensor(backend, rows, layout.dim, x);
   auto activations = *backend.NewActivations(rows, layout.dim);
-  auto job = *backend.NewFfnJob(rows, layout.dim, layout.ffn_rows);
+  auto job = *backend.NewFfnJob({rows, layout.dim, layout.page_count() * layout.page_rows, rows});
   auto out = MakeTensor(backend, rows, layout.dim, before);
   backend.Prepare(*tensor, rows, activations.get());
   backend.FfnBegin(params, *activations, rows, job.get());
@@ -321,6 +321,179 @@ TEST_P(FfnTest, OverlayOfAPagesRowsIsCloseToThePage) {
   }
 }
 
+// What each token of a call chooses, by the reference's values.
+class ExpectedChoice {
+ public:
+  ExpectedChoice(const TestLayer& layer, std::vector<FfnPageRef> pages, bool precise)
+      : layer_(layer), pages_(std::move(pages)), precise_(precise) {}
+
+  // [ffn_rows]; rows that no mask allows: < 0.
+  std::vector<float> Scores(RowScore kind, std::span<const float> x, const float* weight) const {
+    const FfnPageLayout& layout = layer_.layout();
+    std::vector<float> z(static_cast<size_t>(layout.page_count() * layout.page_rows), -1), y(x.size());
+    std::vector<float> scores(static_cast<size_t>(layout.ffn_rows), -1);
+    for (const FfnPageRef& page : pages_) {
+      reference::FfnPage(layer_.params(), page, x, precise_, y, z);
+      for (int32_t i = 0; i < page.row_count; ++i) {
+        if (page.row_mask != nullptr && (page.row_mask[i / 64] >> (i % 64) & 1) == 0) continue;
+        const int32_t row = page.first_row + i;
+        const float value = kind == RowScore::kValue ? z[row] : Gate(page, i, x);
+        scores[row] = std::fabs(value) * (weight != nullptr ? weight[row] : 1.0f);
+      }
+    }
+    return scores;
+  }
+
+  // The sets of all tokens, [token][row].
+  std::vector<std::vector<bool>> Choose(const RowChoice& choice, const std::vector<float>& x, int32_t rows) const {
+    const int32_t dim = layer_.layout().dim;
+    std::vector<std::vector<float>> scores;
+    for (int32_t t = 0; t < rows; ++t) scores.push_back(Scores(choice.score, RowOf(x, t, dim), choice.weight));
+    if (choice.shared) Share(&scores);
+    std::vector<std::vector<bool>> sets;
+    for (const std::vector<float>& of_token : scores) sets.push_back(Best(of_token, choice.count, choice.threshold));
+    if (choice.value_count < 0) return sets;
+    for (int32_t t = 0; t < rows; ++t) {
+      std::vector<float> second = Scores(RowScore::kValue, RowOf(x, t, dim), choice.value_weight);
+      for (size_t i = 0; i < second.size(); ++i) {
+        if (!sets[t][i]) second[i] = -1;
+      }
+      sets[t] = Best(second, choice.value_count, 0);
+    }
+    return sets;
+  }
+
+ private:
+  float Gate(const FfnPageRef& page, int32_t i, std::span<const float> x) const {
+    const FfnPageLayout& layout = layer_.layout();
+    std::vector<std::byte> row(RowBytes(layout.gate_type, layout.dim));
+    UnpackPanelRow(layout.gate_type,
+                   page.data + layout.gate_offset + i / kPanelRows * PanelBytes(layout.gate_type, layout.dim),
+                   i % kPanelRows, layout.dim, row.data());
+    return reference::Activate(layer_.params().activation, reference::Dot(layout.gate_type, row.data(), x, precise_));
+  }
+  static void Share(std::vector<std::vector<float>>* scores) {
+    std::vector<float> sum((*scores)[0].size());
+    for (size_t i = 0; i < sum.size(); ++i) {
+      if ((*scores)[0][i] < 0) {
+        sum[i] = -1;
+        continue;
+      }
+      for (const std::vector<float>& of_token : *scores) sum[i] += of_token[i];
+    }
+    for (std::vector<float>& of_token : *scores) of_token = sum;
+  }
+  static std::vector<bool> Best(const std::vector<float>& scores, int32_t count, float threshold) {
+    std::vector<bool> set(scores.size());
+    if (count < 0) {
+      for (size_t i = 0; i < set.size(); ++i) set[i] = scores[i] >= 0 && scores[i] >= threshold;
+      return set;
+    }
+    std::vector<int32_t> order;
+    for (size_t i = 0; i < scores.size(); ++i) {
+      if (scores[i] >= 0) order.push_back(static_cast<int32_t>(i));
+    }
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+    order.resize(std::min<size_t>(order.size(), static_cast<size_t>(count)));
+    for (const int32_t row : order) set[row] = true;
+    return set;
+  }
+
+  const TestLayer& layer_;
+  std::vector<FfnPageRef> pages_;
+  bool precise_;
+};
+
+class ChosenRowsTest : public FfnTest {
+ protected:
+  // Output of the reference where token t uses sets[t] of the pages' rows.
+  std::vector<float> WithSets(const std::vector<FfnPageRef>& pages, const std::vector<std::vector<bool>>& sets,
+                              const std::vector<float>& x, const std::vector<float>& before, bool precise) const {
+    std::vector<float> out = before;
+    for (size_t t = 0; t < sets.size(); ++t) {
+      std::vector<float> y(static_cast<size_t>(dim_));
+      for (FfnPageRef page : pages) {
+        std::vector<uint64_t> mask((static_cast<size_t>(page.row_count) + 63) / 64);
+        for (int32_t i = 0; i < page.row_count; ++i) {
+          if (sets[t][static_cast<size_t>(page.first_row + i)]) mask[i / 64] |= uint64_t{1} << (i % 64);
+        }
+        page.row_mask = mask.data();
+        reference::FfnPage(layer_.params(), page, RowOf(x, static_cast<int32_t>(t), dim_), precise, y, {});
+      }
+      for (int32_t o = 0; o < dim_; ++o) out[t * static_cast<size_t>(dim_) + o] += y[o];
+    }
+    return out;
+  }
+
+  void Check(const std::vector<FfnPageRef>& pages, const RowChoice& choice, int32_t rows, bool precise) {
+    const std::vector<float> x = RandomActivations(20, rows * dim_), before = RandomFloats(21, rows * dim_);
+    const auto sets = ExpectedChoice(layer_, pages, precise).Choose(choice, x, rows);
+    const std::vector<float> expected = WithSets(pages, sets, x, before, precise);
+    const size_t words = (static_cast<size_t>(layer_.layout().ffn_rows) + 63) / 64;
+    for (const CpuOptions& options : AllOptions(precise)) {
+      auto backend = MakeBackend(options);
+      std::vector<uint64_t> chosen(words * static_cast<size_t>(rows), ~uint64_t{0});
+      FfnUse use;
+      const std::vector<float> got = RunFfn(*backend, layer_.params(), x, rows, before, [&](FfnJob* job) {
+        use = backend->FfnAccumulateChosen(pages, choice, chosen, job);
+      });
+      EXPECT_TRUE(SameValues(got, expected)) << backend->Describe() << ", rows " << rows;
+      int64_t count = 0;
+      for (size_t t = 0; t < sets.size(); ++t) {
+        for (size_t i = 0; i < sets[t].size(); ++i) {
+          ASSERT_EQ((chosen[t * words + i / 64] >> (i % 64) & 1) != 0, sets[t][i]) << "token " << t << ", row " << i;
+          count += sets[t][i] ? 1 : 0;
+        }
+      }
+      EXPECT_EQ(use.used, count);
+      EXPECT_LE(use.down_rows, use.up_rows);
+      EXPECT_LE(use.up_rows, use.gate_rows);
+    }
+  }
+};
+
+TEST_P(ChosenRowsTest, TokensChooseByGateOrValue) {
+  const std::vector<float> weight = [&] {
+    std::vector<float> values = RandomFloats(22, layer_.layout().ffn_rows);
+    for (float& value : values) value = std::fabs(value);
+    return values;
+  }();
+  const int32_t half = layer_.layout().ffn_rows / 2;
+  for (const int32_t rows : {1, 3, 11}) {
+    for (const RowScore score : {RowScore::kGate, RowScore::kValue}) {
+      Check(layer_.pages(), {.score = score, .count = half}, rows, false);
+      Check(layer_.pages(), {.score = score, .count = half / 3, .weight = weight.data(), .shared = true}, rows, false);
+      Check(layer_.pages(), {.score = score, .count = -1, .threshold = 0.3f, .weight = weight.data()}, rows, false);
+    }
+    Check(layer_.pages(), {.count = half, .value_count = half / 2, .value_weight = weight.data()}, rows, false);
+  }
+  Check(layer_.pages(), {.count = half, .value_count = half / 2}, 2, true);
+}
+
+TEST_P(ChosenRowsTest, AllRowsGiveTheBitsOfThePages) {
+  const std::vector<float> x = RandomActivations(23, 5 * dim_), before = RandomFloats(24, 5 * dim_);
+  const std::vector<FfnPageRef> pages = layer_.pages();
+  auto backend = MakeBackend({.threads = 2});
+  const std::vector<float> dense =
+      RunFfn(*backend, layer_.params(), x, 5, before, [&](FfnJob* job) { backend->FfnAccumulatePages(pages, job); });
+  for (const RowScore score : {RowScore::kGate, RowScore::kValue}) {
+    const std::vector<float> all = RunFfn(*backend, layer_.params(), x, 5, before, [&](FfnJob* job) {
+      backend->FfnAccumulateChosen(pages, {.score = score, .count = 1 << 20}, {}, job);
+    });
+    EXPECT_TRUE(SameValues(all, dense));
+  }
+}
+
+TEST_P(ChosenRowsTest, RowsThatAreMaskedCannotBeChosen) {
+  std::vector<FfnPageRef> pages = layer_.pages();
+  std::vector<uint64_t> mask((static_cast<size_t>(layer_.layout().page_rows) + 63) / 64, 0x5555'0000'1234'5678);
+  pages[0].row_mask = mask.data();
+  pages.erase(pages.begin() + 1, pages.begin() + static_cast<ptrdiff_t>(pages.size() / 2));
+  Check(pages, {.count = layer_.layout().ffn_rows / 4}, 3, false);
+  Check(pages, {.score = RowScore::kValue, .count = 5}, 3, false);
+  Check(pages, {.count = 0}, 2, false);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Shapes, FfnTest,
     ::testing::Values(
@@ -355,6 +528,15 @@ INSTANTIATE_TEST_SUITE_P(
              std::string(TraitsOf(c.down).name) + "_" + std::to_string(c.dim) + "_" + std::to_string(c.page_rows) +
              "_" + std::to_string(c.run_rows);
     });
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ChosenRowsTest,
+    ::testing::Values(FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 64, 160, 32, 8},
+                      FfnCase{QuantType::kQ4_1, QuantType::kQ4_0, QuantType::kQ4_1, 64, 160, 64, 8,
+                              FfnActivation::kGeluTanh},
+                      FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 64, 160, 64, 16},
+                      FfnCase{QuantType::kQ4_K, QuantType::kQ4_K, QuantType::kQ6_K, 256, 256, 96, 8},
+                      FfnCase{QuantType::kF16, QuantType::kF16, QuantType::kF16, 64, 150, 64, 8}));
 
 // Many rows and a large FFN: z does not fit at once, and pages are computed in batches.
 TEST(FfnBatchTest, BatchesOfPagesEqualOneRowAtATime) {

@@ -96,8 +96,16 @@ struct FfnBlock {
   int32_t first_row = 0;
   int32_t page = 0;  // blocks of one page are neighbours
   int32_t block_in_page = 0;
-  int32_t runs = 0;   // that exist
-  uint32_t used = 0;  // bit i: row i is used
+  int32_t runs = 0;          // that exist
+  uint32_t used = 0;         // bit i: row i is used
+  int32_t choice_block = 0;  // FfnAccumulateChosen: the block's place in FfnTask::choice
+};
+
+// Values of rows that tokens choose among. Of activation row t: value of row n of block b at
+// values[(b * rows + t) * 32 + n], and at masks[b * rows + t] the rows that it keeps.
+struct FfnChoice {
+  float* values = nullptr;
+  uint32_t* masks = nullptr;
 };
 
 struct FfnTask {
@@ -118,6 +126,7 @@ struct FfnTask {
   int32_t x_rows = 0;
   int32_t rows = 0;
   FfnValues z;
+  FfnChoice choice;
   float* capture = nullptr;
   int64_t capture_stride = 0;
   float* y = nullptr;  // [rows, dim]
@@ -148,6 +157,11 @@ struct KernelTable {
                   const ActivationBuffers& out);
   // z of blocks [begin, end): products, activation, masks, capture, quantization; to the same places in task.z.
   void (*ffn_values)(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end);
+  // The same in steps, for rows chosen on the way: values = activation(gate); values *= up; z of the rows that masks
+  // keep (capture and quantization as above).
+  void (*ffn_gates)(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end);
+  void (*ffn_ups)(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end);
+  void (*ffn_keep)(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end);
   // y += partial of each page, for panels [begin, end) of 16 outputs.
   void (*ffn_down)(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end);
   void (*overlay_down)(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end);

@@ -163,14 +163,9 @@ uint64_t KvDataBytes(const KvShape& shape);
 // Which bits of a page's rows are there. Only kWhole exists so far; docs/packed_format.md reserves the others.
 enum class PlaneState { kWhole };
 
-// How a page lies in memory. kPanels: as in the file. kRows: the same bytes row after row, so that a row that is not
-// used is not read; made by MakeRowForm, which says where they lie.
-enum class PageForm { kPanels, kRows };
-
 // One page of FFN rows in a slot of tier-0 memory.
 struct FfnPageRef {
   DeviceAddress data = nullptr;  // 64-byte aligned; layout: the job's FfnPageLayout
-  PageForm form = PageForm::kPanels;
   PlaneState planes = PlaneState::kWhole;
   int32_t first_row = 0;  // RowIndex of the page's first row; where captured values go
   int32_t row_count = 0;  // rows that exist: page_rows, less in a layer's last page
@@ -198,23 +193,22 @@ uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity);
 
 // Which rows each activation row (token) of a draft uses, chosen while its FFN runs.
 enum class RowScore {
-  kGiven,  // scores[t][row], known before the FFN
   kGate,   // |activation(gate)| * weight[row]: the gates of all rows, then up and down of those chosen
   kValue,  // |z| * weight[row]: gate and up of all rows, then down of those chosen
 };
 struct RowChoice {
   RowScore score = RowScore::kGate;
-  int32_t count = 0;    // so many rows of the largest score, equal scores: the lower RowIndex; < 0: threshold
-  float threshold = 0;  // count < 0: rows with at least this score
-  DeviceAddress weight = nullptr;  // [ffn_rows] f32, RowIndex order; null: 1
-  const Tensor* scores = nullptr;  // kGiven: [rows, ffn_rows or more]
-  bool shared = false;             // one set for all tokens of the call, by the sum of their scores
+  int32_t count = 0;              // so many rows of the largest score, equal scores: the lower RowIndex; < 0: threshold
+  float threshold = 0;            // count < 0: rows with at least this score
+  const float* weight = nullptr;  // [ffn_rows], RowIndex order; null: 1. Host memory.
+  bool shared = false;            // one set for all tokens of the call, by the sum of their scores
   // kGate: a second stage. Of the rows chosen, so many of the largest |z| * value_weight[row] keep their down part;
   // < 0: all.
   int32_t value_count = -1;
-  DeviceAddress value_weight = nullptr;  // as weight
+  const float* value_weight = nullptr;  // as weight
 };
-// Rows whose parts were read for at least one token, and rows used (down), summed over the tokens.
+// Of the last FfnAccumulateChosen: rows whose parts were used for at least one token, and rows whose down part was
+// used, summed over the tokens. (A kernel may read more: panels hold 16 rows.)
 struct FfnUse {
   int64_t gate_rows = 0, up_rows = 0, down_rows = 0;
   int64_t used = 0;
@@ -277,10 +271,6 @@ class Backend {
   virtual void Scale(float factor, int32_t rows, Tensor* x) = 0;
   // x[t] = 0
   virtual void Clear(int32_t rows, Tensor* x) = 0;
-  // A page of kPanels becomes one of kRows, in place: gate rows, up rows and down rows (a row's codes of all outputs)
-  // where the parts of the page begin, each row padded alike. Host memory; waits. Unimplemented for layouts whose rows
-  // do not fit there.
-  virtual absl::Status MakeRowForm(const FfnPageLayout& layout, std::byte* page) = 0;
   // panels = the matrix `plain` (kPlain) in panel layout; rows beyond plain.rows in the last panel are zero. Both in
   // host memory; waits.
   virtual void PackPanels(const MatrixView& plain, std::byte* panels) = 0;
@@ -313,12 +303,10 @@ class Backend {
   virtual Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) = 0;
   // Drafts. As FfnAccumulatePages over these pages where z[t] is 0 in the rows of them that token t did not choose
   // (rows that row_mask leaves out cannot be chosen); all rows chosen: the same bits. chosen: host memory for the sets,
-  // [rows][(ffn_rows + 63) / 64] words, bit i of word i / 64 = RowIndex i; may be null, else the call waits.
-  // REQUIRES: rows <= the job's choice_rows; one such call between Begin and End.
-  virtual Ticket FfnAccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice, uint64_t* chosen,
-                                     FfnJob* job) = 0;
-  // Of the last FfnAccumulateChosen. Waits.
-  virtual FfnUse ChosenUse(const FfnJob& job) = 0;
+  // [rows][(ffn_rows + 63) / 64] words, bit i of word i / 64 = RowIndex i; may be empty. Waits.
+  // REQUIRES: rows <= the job's choice_rows; the pages are at most the job's ffn_rows.
+  virtual FfnUse FfnAccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice,
+                                     std::span<uint64_t> chosen, FfnJob* job) = 0;
   // The overlay counts as one page of runs of one row whose z stays f32: partial = fma(z * d_group, float(value),
   // partial) row by row, with a minimum then partial = fma(z, m_group, partial). Precise and float down: as for pages.
   virtual Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) = 0;

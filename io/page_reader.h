@@ -1,7 +1,7 @@
 // PageReader: asynchronous reads of aligned ranges from one file.
 //
-// Threads: one thread submits and reaps. Reads may finish in any order. Destinations stay the caller's and must
-// live until their completions are reaped; a reader's destructor waits for reads still in the kernel.
+// Threads: one thread opens a reader, submits and reaps. Reads may finish in any order. Destinations stay the caller's
+// and must live until their completions are reaped; a reader's destructor waits for reads still in the kernel.
 #pragma once
 
 #include <chrono>

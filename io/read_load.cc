@@ -51,6 +51,7 @@ class Load {
     const double start = Now(), cpu_start = CpuSeconds();
     while (Now() - start < load_.seconds_max && submitted_bytes_ < load_.bytes_max) {
       RETURN_IF_ERROR(Submit());
+      WorkBeside();
       RETURN_IF_ERROR(Take());
     }
     while (reader_->in_flight() > 0) RETURN_IF_ERROR(Take());
@@ -85,6 +86,12 @@ class Load {
     result_.reads += finished_.size();
     result_.bytes += finished_.size() * load_.read_bytes;
     return absl::OkStatus();
+  }
+
+  // Others are in flight when it begins: a part is filled again first.
+  void WorkBeside() {
+    if (!load_.beside) return;
+    for (size_t i = 0; i < finished_.size(); ++i) load_.beside();
   }
 
   PageReader* reader_;

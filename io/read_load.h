@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "base/status.h"
@@ -21,6 +22,9 @@ struct ReadLoad {
   // No read is begun after so many seconds or bytes; those in flight are waited for and counted.
   double seconds_max = 1;
   uint64_t bytes_max = UINT64_MAX;
+  // Called for each read that has ended, while others are in flight: work that goes on beside the reading. May be
+  // empty.
+  std::function<void()> beside;
 };
 
 struct LoadResult {

@@ -69,6 +69,20 @@ TEST_F(ReadLoadTest, ReadsAsManyBytesAsAskedForWithinTheRange) {
   }
 }
 
+TEST_F(ReadLoadTest, WorkBesideIsDoneForEachReadWhileOthersAreInFlight) {
+  int calls = 0, alone = 0;
+  const ReadLoad load = {
+      .bytes = kMiB, .read_bytes = 64 << 10, .depth = 4, .seconds_max = 60, .bytes_max = kMiB, .beside = [&] {
+        ++calls;
+        alone += recorder_.in_flight() == 0 ? 1 : 0;
+      }};
+  const auto result = RunLoad(&recorder_, buffer_.span(), load);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_GE(calls, 12);  // the last four are only waited for
+  EXPECT_LE(calls, 16);
+  EXPECT_EQ(alone, 0);
+}
+
 TEST_F(ReadLoadTest, SequentialReadsFollowEachOtherAndBeginAgain) {
   const ReadLoad load = {.bytes = 4 * 4096 + 100, .read_bytes = 4096, .seconds_max = 60, .bytes_max = 6 * 4096};
   ASSERT_TRUE(RunLoad(&recorder_, buffer_.span(), load).ok());

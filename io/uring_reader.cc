@@ -45,12 +45,17 @@ std::string RefusalReason(int error_number) {
   return fmt::format("io_uring_setup: {}{}", std::strerror(error_number), hint);
 }
 
+// Completions are worked off when this thread waits for them, instead of interrupting it: random reads of 64 KiB, 4 in
+// flight, 1.94 GB/s beside 1.78; 16, 2.47 beside 2.30 (alternating, 2026-11-25). From Linux 6.1 on.
+constexpr unsigned kRingFlags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_COOP_TASKRUN;
+
 // Owns a ring.
 class Uring {
  public:
   static absl::StatusOr<std::unique_ptr<Uring>> Create(unsigned entries) {
     auto uring = std::unique_ptr<Uring>(new Uring);
-    const int result = ::io_uring_queue_init(entries, &uring->ring_, 0);
+    int result = ::io_uring_queue_init(entries, &uring->ring_, kRingFlags);
+    if (result == -EINVAL) result = ::io_uring_queue_init(entries, &uring->ring_, 0);
     if (result < 0) return absl::UnavailableError(RefusalReason(-result));
     uring->is_open_ = true;
     RETURN_IF_ERROR(uring->CheckOperations());
@@ -214,6 +219,8 @@ absl::Status UringReader::AwaitRoom(int error_number) {
 
 absl::Status UringReader::Reap(size_t min_count, std::vector<Completion>* finished) {
   CHECK(min_count <= in_flight());
+  // What has ended shows only after the kernel was asked (kRingFlags).
+  if (min_count == 0) ::io_uring_get_events(ring());
   size_t count = TakeCompletions(finished);
   while (count < min_count) {
     RETURN_IF_ERROR(HandToKernel(static_cast<unsigned>(min_count - count)));

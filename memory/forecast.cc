@@ -97,7 +97,7 @@ Forecast MakeForecast(const ModelShape& model, const Placement& placement, const
   }
   const auto pass = [&](int32_t rows) {
     const double read = forecast.read_seconds, kernels = FullPassSeconds(model, placement, rates, rows);
-    return std::max(read, kernels) + kShared * std::min(read, kernels);
+    return std::max(read, kernels) + request.shared * std::min(read, kernels);
   };
   forecast.compute_seconds = FullPassSeconds(model, placement, rates, 1);
   forecast.dense_seconds = forecast.verify_seconds = forecast.corrected_seconds = pass(1);

@@ -1,13 +1,13 @@
 // Forecast: seconds per token of a placement, from measured rates. A pure function, as the planner is.
 //
-//   full pass over n rows    T(n) = max(R, K) + kShared * min(R, K),
+//   full pass over n rows    T(n) = max(R, K) + shared * min(R, K),
 //                            R = complement / disk, K = kernels(resident, n) + kernels(complement, n)
 //   draft step               t = kernels(attention, head, resident FFN rows; 1)
 //   corrected                ((n - 1) t + T(n)) / k, k = 1 + a + ... + a^(n-1), n the best of 1 .. period
 // (design: seconds per token; k by independent acceptance with probability a.) Reads run while kernels do, the next
-// pass's too, but both want the memory and the cores (which also serve the disk's interrupts): kShared is what that
-// costs. What a step costs beside its weights (attention over the context, starting kernels) is left out: forecasts are
-// for models whose weights count.
+// pass's too, but both want the memory and the cores (which also serve the disk's interrupts): `shared` is what that
+// costs, measured with the disk (DiskRates) or kShared. What a step costs beside its weights (attention over the
+// context, starting kernels) is left out: forecasts are for models whose weights count.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,12 @@
 
 namespace dogstar {
 
-// Passes of an 8B model at six budgets beside probed rates, 2 cores of an EPYC, 2026-11-25 (docs/benchmarks.md,
-// forecasts).
+// Where nothing was measured: passes of an 8B model at six budgets, 2 cores of an EPYC, 2026-11-25.
 inline constexpr double kShared = 0.5;
 
 struct ForecastRequest {
   double disk_bytes_per_second = 0;
+  double shared = kShared;
   int32_t period = 16;               // the largest
   std::optional<double> acceptance;  // of the next draft; none: AssumedAcceptance
 };

@@ -9,7 +9,7 @@
 // Where a matrix does not fit whole its first rows stay; no byte of the budget lies idle.
 //
 // The ring holds what the disk reads while nothing is released, so that it never stops:
-//   reads in flight + disk bandwidth * (bytes of the longest stretch of resident weights / memory bandwidth)
+//   reads in flight + disk bandwidth * (bytes of the longest stretch of resident weights / (memory bandwidth / 3))
 // More than that is worth as much as resident weights in a full pass and nothing in a draft.
 #pragma once
 

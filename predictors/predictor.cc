@@ -2,15 +2,27 @@
 
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 #include "predictors/griffin.h"
+#include "predictors/static_choice.h"
+#include "predictors/token_choice.h"
 
 namespace dogstar {
 namespace {
 
-constexpr std::array<std::string_view, 3> kNames = {"resident", "griffin", "dense"};
+constexpr std::array<std::string_view, 10> kNames = {"resident",      "griffin",    "dense",     "gate",
+                                                     "gate-weighted", "two-stage",  "magnitude", "contribution",
+                                                     "random",        "weight-norm"};
+
+using Kind = TokenChoicePredictor::Kind;
+constexpr std::array<std::pair<std::string_view, Kind>, 5> kTokenKinds = {{{"gate", Kind::kGate},
+                                                                           {"gate-weighted", Kind::kGateWeighted},
+                                                                           {"two-stage", Kind::kTwoStage},
+                                                                           {"magnitude", Kind::kMagnitude},
+                                                                           {"contribution", Kind::kContribution}}};
 
 // The file's order is one of importance: the first rows that are available, up to the density.
 class ResidentPredictor : public Predictor {
@@ -52,6 +64,12 @@ absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& 
   }
   if (options.name == "resident") return std::make_unique<ResidentPredictor>(options.density, ffn_rows);
   if (options.name == "griffin") return std::make_unique<GriffinPredictor>(options.density, layers, ffn_rows);
+  if (options.name == "random") return std::make_unique<RandomPredictor>(options.density, ffn_rows, options.seed);
+  if (options.name == "weight-norm") return std::make_unique<WeightNormPredictor>(options.density, layers, ffn_rows);
+  for (const auto& [name, kind] : kTokenKinds) {
+    if (options.name != name) continue;
+    return std::make_unique<TokenChoicePredictor>(kind, name, options.density, options.value_density, layers, ffn_rows);
+  }
   if (options.name == "dense") return std::make_unique<DensePredictor>();
   return absl::InvalidArgumentError(
       fmt::format("draft.predictor \"{}\" is not known; allowed are {}", options.name, fmt::join(kNames, ", ")));

@@ -46,25 +46,39 @@ class Predictor {
     return nullptr;
   }
 
-  // How each token of a draft chooses its rows while the layer's FFN runs, out of the resident pages; null: what Choose
-  // said serves every token. `in`: the FFN's input, prepared, `rows` of it; what depends on it is enqueued here, so the
-  // answer holds until the next call.
-  virtual const RowChoice* ChooseByToken(LayerIndex layer, const Activations& in, int32_t rows) {
-    static_cast<void>(layer), static_cast<void>(in), static_cast<void>(rows);
+  // How each token of a draft chooses among the resident rows while the layer's FFN runs; null: what Choose said serves
+  // every token. The same object for the predictor's life.
+  virtual const RowChoice* TokenChoice(LayerIndex layer) const {
+    static_cast<void>(layer);
     return nullptr;
   }
   virtual bool chooses_by_token() const { return false; }
+
+  // True when norms of rows are to be given before the first Choose or TokenChoice. [ffn_rows], RowIndex order, 0 for
+  // rows that are not resident: |gate_j w| and |up_j w| (w: the weights of the FFN's input norm), |d_j|, the down
+  // part's.
+  virtual bool needs_row_norms() const { return false; }
+  virtual void SetGateNorms(LayerIndex layer, std::span<const float> gate) {
+    static_cast<void>(layer), static_cast<void>(gate);
+  }
+  virtual void SetRowNorms(LayerIndex layer, std::span<const float> up, std::span<const float> down) {
+    static_cast<void>(layer), static_cast<void>(up), static_cast<void>(down);
+  }
 };
 
 struct PredictorOptions {
   std::string name = "resident";  // see PredictorNames
   // Share of rows a draft uses; < 0: every row that is available.
   double density = -1;
+  double value_density = -1;  // two-stage: share of rows whose down part is used; < 0: 4/7 of density
+  uint64_t seed = 1;          // random
 };
 
 // "resident": the rows that tier 0 holds anyway, in the packed file's order of importance.
 // "griffin":  per prompt, from its own activations (references: Sirius' CSparse).
 // "dense":    all rows; drafts then equal full passes.
+// "gate", "gate-weighted", "two-stage", "magnitude", "contribution": by token (token_choice.h).
+// "random", "weight-norm": for comparison (static_choice.h).
 std::span<const std::string_view> PredictorNames();
 absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& options, int32_t layers,
                                                         int32_t ffn_rows);

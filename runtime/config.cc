@@ -236,10 +236,16 @@ std::vector<ConfigKey> MakeKeys() {
       {"budget.vram", "GPU memory; 0: no GPU", kSize, SizeSetter([](Config & c) -> auto& { return c.budget.vram; })});
   keys.push_back({"budget.pinned", "page-locked host memory for a GPU", kSize,
                   SizeSetter([](Config & c) -> auto& { return c.budget.pinned; })});
-  keys.push_back({"draft.predictor", "which rows a draft uses", "resident, griffin, dense", SetPredictor});
+  keys.push_back({"draft.predictor", "which rows a draft uses",
+                  "resident, griffin, dense, gate, gate-weighted, two-stage, magnitude, contribution, random, "
+                  "weight-norm",
+                  SetPredictor});
   keys.push_back(real_key(
       "draft.density", "share of the FFN rows a draft uses; -1: all that are resident", -1, 1, "-1, or 0 to 1",
       [](Config & c) -> auto& { return c.draft.density; }));
+  keys.push_back(real_key(
+      "draft.value_density", "two-stage: share of the FFN rows whose down part a token uses; -1: 4/7 of draft.density",
+      -1, 1, "-1, or 0 to 1", [](Config & c) -> auto& { return c.draft.value_density; }));
   keys.push_back(real_key(
       "draft.overlay", "share of the resident FFN bytes for single rows chosen by the prompt", 0, 0.5, "0 to 0.5",
       [](Config & c) -> auto& { return c.draft.overlay; }));

@@ -45,8 +45,9 @@ struct Config {
   } budget;
   struct {
     std::string predictor = "resident";
-    double density = -1;    // < 0: every row that is resident
-    double overlay = 0.15;  // share of the FFN's resident bytes kept for single rows; also cache.share
+    double density = -1;        // < 0: every row that is resident
+    double value_density = -1;  // two-stage; < 0: 4/7 of density
+    double overlay = 0.15;      // share of the FFN's resident bytes kept for single rows; also cache.share
   } draft;
   struct {
     std::optional<HarvestMode> harvest;  // none: prompt where the predictor observes prompts, else off

@@ -1,5 +1,7 @@
 #include "runtime/draft_rows.h"
 
+#include <algorithm>
+
 #include "base/row_set.h"
 
 namespace dogstar {
@@ -66,9 +68,14 @@ void DraftRows::Update(LayerIndex layer, const Weights& weights, const Overlay* 
   if (overlay != nullptr) out.overlay = overlay->Ref(layer);
   FindAvailableRows(part, overlay, layer, &available_);
   const RowSet* chosen = predictor->Choose(layer, available_);
+  out.choice = predictor->TokenChoice(layer);
   if (chosen == nullptr) {
     out.pages.assign(part.resident.begin(), part.resident.end());
     out.rows_used = available_.count();
+    if (out.choice != nullptr) {
+      const int32_t kept = out.choice->value_count >= 0 ? out.choice->value_count : out.choice->count;
+      if (kept >= 0) out.rows_used = std::min(out.rows_used, kept);
+    }
   } else {
     MaskPages(part, *chosen, &out);
     MaskOverlay(*chosen, &out);

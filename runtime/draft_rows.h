@@ -19,6 +19,7 @@ struct DraftLayer {
   FfnOverlayRef overlay;               // row_count 0: none
   std::vector<uint64_t> page_masks;    // storage of pages[i].row_mask
   std::vector<uint64_t> overlay_mask;  // storage of overlay.row_mask
+  const RowChoice* choice = nullptr;   // tokens choose among the pages' rows; null: all of them
   int32_t rows_used = 0;
 };
 

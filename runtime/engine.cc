@@ -6,6 +6,7 @@
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
 #include "runtime/packed_form.h"
+#include "runtime/row_norms.h"
 #include "runtime/run_plan.h"
 
 namespace dogstar {
@@ -62,7 +63,10 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   options.context_slots = options_.context_slots;
   options.logit_rows = options_.logit_rows;
   options.observes_prompt = predictor_->observes_prompt();
+  options.chooses_by_token = predictor_->chooses_by_token();
+  options.needs_row_norms = predictor_->needs_row_norms();
   options.program_bytes = options_.program_bytes ? *options_.program_bytes : MeasureProgramBytes();
+  options.text_bytes = options_.text_bytes;
   options.trace_bytes = options_.trace != nullptr ? Trace::Bytes() : 0;
   ASSIGN_OR_RETURN(const MachineRates machine, KnownRates(config_, hooks.note));
   StreamRates rates = StreamRatesOf(machine, model_->path());
@@ -128,8 +132,8 @@ absl::Status Engine::CreateOverlay() {
 }
 
 absl::Status Engine::Build(const Hooks& hooks) {
-  ASSIGN_OR_RETURN(predictor_, NewPredictor({config_.draft.predictor, config_.draft.density},
-                                            model_->config().layer_count, model_->config().ffn_rows));
+  ASSIGN_OR_RETURN(predictor_,
+                   NewPredictor(PredictorOptionsOf(config_), model_->config().layer_count, model_->config().ffn_rows));
   ASSIGN_OR_RETURN(backend_, NewCpuBackend({.threads = ThreadsOf(config_),
                                             .precise = config_.precise,
                                             .touch_memory = config_.budget.ram.has_value()}));
@@ -158,6 +162,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   pager_options.note = hooks.note;
   pager_options.trace = options_.trace;
   pager_ = std::make_unique<Pager>(reader_.get(), ring_.span(), std::move(pager_options));
+  GiveRowNorms(*weights_, ThreadsOf(config_), predictor_.get());
   RETURN_IF_ERROR(CreateOverlay());
   ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(KvShapeOf(config_, model_->config(), options_.context_slots)));
   ASSIGN_OR_RETURN(forward_,

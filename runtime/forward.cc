@@ -33,7 +33,7 @@ uint64_t Forward::Bytes(const ModelFile& model, const Backend& backend, const Li
   bytes += backend.TensorBytes(limits.logit_rows, c.dim) + backend.ActivationsBytes(limits.logit_rows, c.dim) +
            backend.TensorBytes(limits.logit_rows, c.vocab_size);
   if (packed) {
-    bytes += backend.FfnJobBytes(rows, c.dim, PackedCols(model));
+    bytes += backend.FfnJobBytes({rows, c.dim, PackedCols(model), limits.choice_rows});
     if (limits.capture_rows > 0) bytes += 2 * backend.TensorBytes(limits.capture_rows, PackedCols(model));
   }
   return bytes;
@@ -56,7 +56,7 @@ absl::Status Forward::Allocate() {
   ASSIGN_OR_RETURN(logits_, backend_->NewTensor(limits_.logit_rows, config_.vocab_size));
   if (!weights_->packed()) return absl::OkStatus();
   capture_cols_ = PackedCols(*model_);
-  ASSIGN_OR_RETURN(ffn_job_, backend_->NewFfnJob(rows, config_.dim, capture_cols_));
+  ASSIGN_OR_RETURN(ffn_job_, backend_->NewFfnJob({rows, config_.dim, capture_cols_, limits_.choice_rows}));
   if (limits_.capture_rows > 0) {
     ASSIGN_OR_RETURN(capture_, backend_->NewTensor(limits_.capture_rows, capture_cols_));
     captured_.resize(static_cast<size_t>(limits_.capture_rows) * static_cast<size_t>(capture_cols_));
@@ -193,7 +193,15 @@ void Forward::DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& r
   const FfnPart& part = weights_->ffn(layer);
   const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
   backend_->FfnBegin(ParamsOf(part, nullptr), in, batch.rows(), ffn_job_.get());
-  if (!rows.pages.empty()) backend_->FfnAccumulatePages(rows.pages, ffn_job_.get());
+  if (rows.choice != nullptr) {
+    const FfnUse use = backend_->FfnAccumulateChosen(rows.pages, *rows.choice, {}, ffn_job_.get());
+    draft_use_.gate_rows += use.gate_rows;
+    draft_use_.up_rows += use.up_rows;
+    draft_use_.down_rows += use.down_rows;
+    draft_use_.used += use.used;
+  } else if (!rows.pages.empty()) {
+    backend_->FfnAccumulatePages(rows.pages, ffn_job_.get());
+  }
   if (rows.overlay.row_count > 0) backend_->FfnAccumulateOverlay(rows.overlay, ffn_job_.get());
   layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -43,6 +44,7 @@ class Forward {
     int32_t batch_rows = 0;
     int32_t logit_rows = 0;
     int32_t capture_rows = 0;  // most rows of a pass whose values an observer reads
+    int32_t choice_rows = 0;   // most rows of a draft whose tokens choose their FFN rows
   };
   // Bytes that Create takes.
   static uint64_t Bytes(const ModelFile& model, const Backend& backend, const Limits& limits);
@@ -59,6 +61,8 @@ class Forward {
   absl::Status Full(const Batch& batch, PassObserver* observer);
   // REQUIRES: attention and head are resident.
   absl::Status Draft(const Batch& batch, const DraftRows& rows);
+  // What drafts whose tokens choose have used since the last call of it, summed over layers and passes.
+  FfnUse TakeDraftUse() { return std::exchange(draft_use_, {}); }
 
   // Logits of the last pass: index 0 is the first of its logit_rows. [vocab_size]
   absl::Status Logits(int32_t index, std::span<float> logits);
@@ -108,6 +112,7 @@ class Forward {
   std::vector<float> captured_;
   std::vector<std::byte> embedding_rows_;
   int32_t capture_cols_ = 0;
+  FfnUse draft_use_;
 };
 
 }  // namespace dogstar

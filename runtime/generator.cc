@@ -11,7 +11,8 @@
 namespace dogstar {
 namespace {
 
-constexpr SequenceId kSequence{0};  // a generator has one text at a time
+constexpr int32_t kReservedTokens = 1 << 17;  // of texts without an end; longer ones grow
+constexpr SequenceId kSequence{0};            // a generator has one text at a time
 
 // softmax(logits)[token], without the terms that cannot change three digits: it is asked for every draft.
 float Confidence(std::span<const float> logits, TokenId token) {
@@ -43,12 +44,13 @@ struct Generator::Run {
   TokenPos next_position() const { return TokenPos{static_cast<int32_t>(text.size())}; }  // of the token to choose
 };
 
-Generator::Generator(Engine* engine)
+Generator::Generator(Engine* engine, std::optional<RunMode> mode)
     : engine_(engine),
+      mode_(mode.value_or(engine->mode())),
       sampler_(engine->config().sampling),
       logits_(static_cast<size_t>(engine->model().config().vocab_size)) {
   const Config& config = engine->config();
-  corrector_.rule = engine->mode() == RunMode::kSirius ? AcceptRule::kSirius : AcceptRule::kStrict;
+  corrector_.rule = mode_ == RunMode::kSirius ? AcceptRule::kSirius : AcceptRule::kStrict;
   corrector_.threshold = static_cast<float>(config.corrector.threshold);
   corrector_.temperature = static_cast<float>(config.corrector.temperature);
   if (engine->harvest() == HarvestMode::kOff) return;
@@ -81,9 +83,12 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
                                  GenerationResult* result) {
   CHECK(!prompt.empty());
   const Config& config = engine_->config();
-  const RunMode mode = engine_->mode();
+  const RunMode mode = mode_;
   const bool adaptive = config.corrector.adaptive.value_or(mode == RunMode::kStrict);
   Run run{.options = options, .result = result, .period = PeriodController({adaptive, config.corrector.period})};
+  const size_t tokens = static_cast<size_t>(std::clamp(options.max_tokens, 0, kReservedTokens));
+  run.text.reserve(prompt.size() + tokens);
+  result->tokens.reserve(tokens);
   run.text.assign(prompt.begin(), prompt.end());
 
   RETURN_IF_ERROR(Prefill(prompt, &run));
@@ -141,7 +146,7 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   }
   predictor.EndPrompt();
   if (text_harvest_ != nullptr) text_harvest_->BeginText(engine_->observes_prompt() ? total - reused : 0);
-  if (engine_->can_draft() && engine_->mode() != RunMode::kDense) {
+  if (engine_->can_draft() && mode_ != RunMode::kDense) {
     run->draft_rows = DraftRows::Build(engine_->weights(), engine_->overlay(), &predictor);
     run->result->draft_density = predictor.name() == "dense" ? 1 : run->draft_rows.density();
   }

@@ -37,7 +37,12 @@ struct GenerationOptions {
 
 class Generator {
  public:
-  explicit Generator(Engine* engine);
+  // Bytes that Generate keeps of each token of the text. (Room is taken beforehand: a vector that doubles would hold
+  // three times as much for a moment.)
+  static constexpr uint64_t kBytesPerToken = 2 * sizeof(TokenId);
+
+  // mode: the engine's, unless another one is given that needs no more of it.
+  explicit Generator(Engine* engine, std::optional<RunMode> mode = std::nullopt);
 
   // REQUIRES: prompt is not empty. InvalidArgument when it does not fit the context. A full context ends the text
   // (StopReason::kContextFull) or, with context.overflow: slide, loses the older half of its tokens after the first
@@ -74,6 +79,7 @@ class Generator {
   absl::Status Emit(Run* run, TokenId token, int32_t logits_row);
 
   Engine* engine_;
+  RunMode mode_;
   Sampler sampler_;
   CorrectorOptions corrector_;
   std::vector<float> logits_;  // [vocab_size]

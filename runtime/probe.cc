@@ -93,7 +93,7 @@ class KernelBench {
     backend->Prepare(*bench->input_, most, bench->x_.get());
     ASSIGN_OR_RETURN(bench->out_, backend->NewTensor(most, kOutRows));
     ASSIGN_OR_RETURN(bench->residual_, backend->NewTensor(most, kCols));
-    ASSIGN_OR_RETURN(bench->job_, backend->NewFfnJob(most, kCols, kFfnRows));
+    ASSIGN_OR_RETURN(bench->job_, backend->NewFfnJob({.rows = most, .dim = kCols, .ffn_rows = kFfnRows}));
     bench->groups_.assign(kFfnRows, 0);
     return bench;
   }
@@ -110,6 +110,18 @@ class KernelBench {
       }
       backend_->Wait(backend_->Now());
     });
+  }
+
+  // About `bytes` of one such matrix from `*at` on, which moves; at the end of the memory it begins again. The bytes.
+  uint64_t MatrixPiece(QuantType type, uint64_t bytes, uint64_t* at) {
+    const uint64_t panel = PanelMatrixBytes(type, kPanelRows, kCols);
+    const int32_t panels = static_cast<int32_t>(std::clamp<uint64_t>(bytes / panel, 1, kOutRows / kPanelRows));
+    if (*at + panel * static_cast<uint64_t>(panels) > memory_.size()) *at = 0;
+    backend_->MatMul({type, MatrixLayout::kPanels, panels * kPanelRows, kCols, memory_.data() + *at}, *x_, 1, 0,
+                     out_.get());
+    backend_->Wait(backend_->Now());
+    *at += panel * static_cast<uint64_t>(panels);
+    return panel * static_cast<uint64_t>(panels);
   }
 
   // Pages of a packed file; 0 for types that no page holds.
@@ -151,6 +163,30 @@ class KernelBench {
   std::vector<uint16_t> groups_;
 };
 
+// Products of one row with a matrix from memory, piece by piece: what runs while a pass waits for the disk.
+class Computing {
+ public:
+  static absl::StatusOr<Computing> Create(int threads, double seconds) {
+    Computing computing;
+    ASSIGN_OR_RETURN(computing.backend_, NewCpuBackend({.threads = threads}));
+    ASSIGN_OR_RETURN(computing.memory_, AlignedBuffer::Create(KernelProbe{}.bytes));
+    std::memset(computing.memory_.data(), kFill, computing.memory_.size());
+    ASSIGN_OR_RETURN(computing.bench_, KernelBench::Create(computing.backend_.get(), computing.memory_.span()));
+    computing.bytes_per_second_ = computing.bench_->Matrices(QuantType::kQ4_0, MatrixLayout::kPanels, 1, seconds);
+    return computing;
+  }
+  double bytes_per_second() const { return bytes_per_second_; }  // with nothing beside it
+  void Run(uint64_t bytes) { done_ += bench_->MatrixPiece(QuantType::kQ4_0, bytes, &at_); }
+  double seconds_alone() const { return static_cast<double>(done_) / bytes_per_second_; }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  AlignedBuffer memory_;
+  std::unique_ptr<KernelBench> bench_;
+  double bytes_per_second_ = 0;
+  uint64_t at_ = 0, done_ = 0;
+};
+
 }  // namespace
 
 absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progress, MachineRates* rates) {
@@ -182,6 +218,8 @@ absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress&
   constexpr std::array<uint64_t, 4> kSizes = {64 * 1024, 256 * 1024, kMiB, 2 * kMiB};
   constexpr std::array<int32_t, 5> kDepths = {1, 4, 8, 16, 32};
   constexpr int32_t kStreamDepth = 16;
+  // Seconds of computing per second of reading: an 8B model in half of its bytes, on two cores.
+  constexpr double kComputing = 0.4;
   constexpr uint64_t kLeastBytes = 64 * kMiB;
   std::error_code error;
   const uint64_t file_bytes = std::filesystem::file_size(probe.path, error);
@@ -202,27 +240,46 @@ absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress&
   double best = 0;
   // One measurement goes on where the last one ended: what was just read may come from a cache behind the disk.
   uint64_t begin = 0;
-  const auto rate_of = [&](uint64_t size, int32_t depth, double seconds) -> absl::StatusOr<double> {
+  const auto load_of = [&](uint64_t size, int32_t depth, double seconds,
+                           const std::function<void()>& beside) -> absl::StatusOr<LoadResult> {
     if (begin + kLeastBytes > file_bytes) begin = 0;
     ASSIGN_OR_RETURN(const LoadResult result, RunLoad(reader.get(), buffer.span(),
                                                       {.offset = begin,
                                                        .bytes = file_bytes - begin,
                                                        .read_bytes = static_cast<uint32_t>(size),
                                                        .depth = static_cast<size_t>(depth),
-                                                       .seconds_max = seconds}));
+                                                       .seconds_max = seconds,
+                                                       .beside = beside}));
     begin += result.bytes / kMiB * kMiB;
-    return result.bytes_per_second();
+    return result;
   };
   for (const uint64_t size : kSizes) {
     for (const int32_t depth : kDepths) {
       RETURN_IF_ERROR(Step(progress, "disk", static_cast<int>(disk.reads.size()), total));
-      ASSIGN_OR_RETURN(const double rate, rate_of(size, depth, probe.seconds));
-      disk.reads.push_back({size, depth, rate});
-      best = std::max(best, rate);
+      ASSIGN_OR_RETURN(const LoadResult result, load_of(size, depth, probe.seconds, nullptr));
+      disk.reads.push_back({size, depth, result.bytes_per_second()});
+      best = std::max(best, result.bytes_per_second());
     }
   }
   RETURN_IF_ERROR(Step(progress, "disk", total - 1, total));
-  ASSIGN_OR_RETURN(disk.bytes_per_second, rate_of(kMiB, kStreamDepth, probe.stream_seconds));
+  ASSIGN_OR_RETURN(Computing computing, Computing::Create(probe.threads, probe.seconds));
+  // In turns, because a disk's speed drifts.
+  constexpr int kTurns = 3;
+  uint64_t bytes = 0;
+  double seconds = 0, seconds_beside = 0, bytes_beside = 0;
+  for (int turn = 0; turn < kTurns; ++turn) {
+    ASSIGN_OR_RETURN(const LoadResult alone, load_of(kMiB, kStreamDepth, probe.stream_seconds / kTurns, nullptr));
+    bytes += alone.bytes, seconds += alone.seconds;
+    const auto piece = static_cast<uint64_t>(kComputing * computing.bytes_per_second() / alone.bytes_per_second() *
+                                             static_cast<double>(kMiB));
+    ASSIGN_OR_RETURN(const LoadResult both,
+                     load_of(kMiB, kStreamDepth, probe.stream_seconds / kTurns, [&] { computing.Run(piece); }));
+    bytes_beside += static_cast<double>(both.bytes), seconds_beside += both.seconds;
+  }
+  disk.bytes_per_second = static_cast<double>(bytes) / seconds;
+  const double read_alone = bytes_beside / disk.bytes_per_second, computed_alone = computing.seconds_alone();
+  disk.shared = std::clamp(
+      (seconds_beside - std::max(read_alone, computed_alone)) / std::min(read_alone, computed_alone), 0.0, 1.0);
   constexpr double kEnough = 0.97;
   for (const ReadRate& read : disk.reads) {
     const uint64_t in_flight = read.read_bytes * static_cast<uint64_t>(read.depth);

@@ -22,8 +22,8 @@ using ProbeProgress = std::function<bool(std::string_view what, int done, int to
 
 struct KernelProbe {
   int threads = 1;
-  uint64_t bytes = uint64_t{96} << 20;  // of weights per measurement: more than any cache holds
-  double seconds = 0.06;                // per measurement, at least
+  uint64_t bytes = uint64_t{256} << 20;  // of weights per measurement: more than any cache holds
+  double seconds = 0.06;                 // per measurement, at least
 };
 // Fills machine, threads, memory and kernels of `rates`.
 absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progress, MachineRates* rates);
@@ -33,7 +33,8 @@ struct DiskProbe {
   IoEngine engine = IoEngine::kAuto;
   DirectMode direct = DirectMode::kAuto;
   double seconds = 0.25;        // per size and depth
-  double stream_seconds = 1.5;  // of neighbouring 1 MiB reads
+  double stream_seconds = 1.5;  // of neighbouring 1 MiB reads, and again of the same with computing beside
+  int threads = 1;              // that compute
 };
 absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress& progress);
 

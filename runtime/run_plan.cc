@@ -8,7 +8,9 @@
 #include "base/units.h"
 #include "fmt/format.h"
 #include "memory/available_memory.h"
+#include "memory/forecast.h"
 #include "memory/weights.h"
+#include "runtime/row_norms.h"
 #include "runtime/row_scores.h"
 #include "runtime/text_harvest.h"
 #include "runtime/tiers.h"
@@ -46,6 +48,7 @@ Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const
   limits.logit_rows = options.logit_rows;
   for (int32_t rows : kBatchRows) {
     limits.batch_rows = std::max(rows, options.logit_rows);
+    limits.choice_rows = options.chooses_by_token && NeedsPacked(options.mode) ? options.logit_rows : 0;
     limits.capture_rows = CaptureRows(model, options, harvest, limits);
     const uint64_t bytes = Forward::Bytes(model, backend, limits);
     if (!config.budget.ram || bytes <= *config.budget.ram / kActivationShare) break;
@@ -90,6 +93,10 @@ bool NeedsPacked(RunMode mode) {
   return mode == RunMode::kSparse || mode == RunMode::kSirius || mode == RunMode::kStrict;
 }
 
+PredictorOptions PredictorOptionsOf(const Config& config) {
+  return {config.draft.predictor, config.draft.density, config.draft.value_density, config.sampling.seed};
+}
+
 uint64_t MeasureProgramBytes() {
   malloc_trim(0);  // the vocabulary's strings are gone
   return ResidentBytes() + kProgramSlack;
@@ -115,6 +122,11 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
                         {"KV cache", KvStoreBytes(KvShapeOf(config, model.config(), options.context_slots))},
                         {"activations", Forward::Bytes(model, backend, plan.limits)},
                         {"norms and down-scale tables", Weights::TableBytes(model)}};
+  if (options.text_bytes > 0) plan.request.fixed.push_back({"generated text", options.text_bytes});
+  if (options.needs_row_norms && NeedsPacked(options.mode)) {
+    plan.request.fixed.push_back(
+        {"norms of FFN rows", RowNormBytes(model.config().layer_count, model.config().ffn_rows)});
+  }
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);
   RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
@@ -141,6 +153,12 @@ StreamRates StreamRatesOf(const MachineRates& machine, const std::string& path) 
   rates.disk_bytes_per_second = disk->bytes_per_second;
   rates.in_flight_bytes = disk->in_flight_bytes;
   return rates;
+}
+
+double SharedOf(const MachineRates& machine, const std::string& path) {
+  const absl::StatusOr<std::string> device = DeviceOf(path);
+  const DiskRates* disk = device.ok() ? machine.FindDisk(*device) : nullptr;
+  return disk != nullptr && disk->shared >= 0 ? disk->shared : kShared;
 }
 
 }  // namespace dogstar

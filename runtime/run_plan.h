@@ -12,11 +12,13 @@
 #include "memory/machine_rates.h"
 #include "memory/planner.h"
 #include "model/model_file.h"
+#include "predictors/predictor.h"
 #include "runtime/config.h"
 #include "runtime/forward.h"
 
 namespace dogstar {
 
+PredictorOptions PredictorOptionsOf(const Config& config);
 // True for modes that draft, which needs the packed form.
 bool NeedsPacked(RunMode mode);
 int ThreadsOf(const Config& config);
@@ -33,7 +35,10 @@ struct RunPlanOptions {
   bool observes_prompt = false;  // the predictor wants to see the prompt's activations
   // Memory of the program and the vocabulary as it is now, and what tools around it take.
   uint64_t program_bytes = 0;
+  bool chooses_by_token = false;
+  bool needs_row_norms = false;
   uint64_t trace_bytes = 0;
+  uint64_t text_bytes = 0;  // of a generation: what its caller keeps of it
 };
 
 struct RunPlan {
@@ -52,5 +57,8 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
 absl::StatusOr<MachineRates> KnownRates(const Config& config, const std::function<void(std::string_view)>& note);
 // What the planner needs of them for the file `path`.
 StreamRates StreamRatesOf(const MachineRates& machine, const std::string& path);
+// What reading from the disk under `path` and computing take from each other (forecast.h); kShared where it is not
+// known.
+double SharedOf(const MachineRates& machine, const std::string& path);
 
 }  // namespace dogstar

@@ -51,8 +51,9 @@ std::string FormatDisk(const DiskRates& disk) {
   });
   return fmt::format(
       "{{\"device\": {}, \"path\": {}, \"reader\": {}, \"bytes_per_second\": {:.4g}, \"in_flight_bytes\": {},\n"
-      "   \"reads\": [{}]}}",
-      Quoted(disk.device), Quoted(disk.path), Quoted(disk.reader), disk.bytes_per_second, disk.in_flight_bytes, reads);
+      "   {}\"reads\": [{}]}}",
+      Quoted(disk.device), Quoted(disk.path), Quoted(disk.reader), disk.bytes_per_second, disk.in_flight_bytes,
+      disk.shared >= 0 ? fmt::format("\"shared\": {:.3f}, ", disk.shared) : "", reads);
 }
 
 // One value of a map with a check; errors name the place in the file.
@@ -128,6 +129,9 @@ absl::StatusOr<DiskRates> ParseDisk(const Fields& fields) {
   ASSIGN_OR_RETURN(disk.bytes_per_second, fields.Number("bytes_per_second", 1, kMostBytes));
   ASSIGN_OR_RETURN(const double in_flight, fields.Number("in_flight_bytes", 0, kMostBytes));
   disk.in_flight_bytes = static_cast<uint64_t>(in_flight);
+  if (fields.node()["shared"]) {
+    ASSIGN_OR_RETURN(disk.shared, fields.Number("shared", 0, 1));
+  }
   RETURN_IF_ERROR(fields.Each("reads", [&](const Fields& entry) -> absl::Status {
     ReadRate read;
     ASSIGN_OR_RETURN(const double bytes, entry.Number("bytes", 1, 1e9));

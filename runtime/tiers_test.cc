@@ -14,8 +14,9 @@ MachineRates Example() {
   MachineRates rates = CommonRates();
   rates.machine = "cpu \"x\"\tavx2, 2 threads";
   rates.threads = 2;
-  rates.disks.push_back({"254:0", "/a \\ b.gguf", "io_uring", {{65536, 8, 1e9}, {1048576, 16, 2e9}}, 2.1e9, 1 << 24});
-  rates.disks.push_back({"8:1", "/c", "pread", {}, 5e8, 0});
+  rates.disks.push_back(
+      {"254:0", "/a \\ b.gguf", "io_uring", {{65536, 8, 1e9}, {1048576, 16, 2e9}}, 2.1e9, 1 << 24, 0.25});
+  rates.disks.push_back({"8:1", "/c", "pread", {}, 5e8, 0});  // shared: not known
   return rates;
 }
 
@@ -30,6 +31,8 @@ TEST(TiersTest, WhatWasWrittenIsReadAgain) {
   EXPECT_EQ(read->disks[0].path, rates.disks[0].path);
   EXPECT_EQ(read->disks[0].reads[1].read_bytes, 1048576u);
   EXPECT_EQ(read->disks[0].in_flight_bytes, 1u << 24);
+  EXPECT_DOUBLE_EQ(read->disks[0].shared, 0.25);
+  EXPECT_LT(read->disks[1].shared, 0);
   ASSERT_NE(read->FindDisk("8:1"), nullptr);
   EXPECT_DOUBLE_EQ(read->FindDisk("8:1")->bytes_per_second, 5e8);
   EXPECT_EQ(read->FindDisk("9:9"), nullptr);

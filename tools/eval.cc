@@ -9,6 +9,7 @@
 #include "runtime/evaluation.h"
 #include "tools/command.h"
 #include "tools/eval_attribution.h"
+#include "tools/eval_sparsity.h"
 #include "tools/model_options.h"
 #include "tools/output.h"
 
@@ -21,6 +22,7 @@ struct EvalArguments {
   int32_t chunks = -1, prompt_tokens = 64, max_tokens = 1024;
   bool json = false;
   AttributionArguments attribution;
+  SparsityArguments sparsity;
   std::string metric = "corrected", head_reduce = "sum", grad_scope = "own";
 };
 
@@ -145,6 +147,14 @@ absl::Status Eval(const EvalArguments& arguments) {
   ASSIGN_OR_RETURN(const Config config, ReadConfig(*arguments.model));
   if (arguments.task == "attribution") return Attribution(arguments, config);
   if (arguments.file.empty()) return absl::InvalidArgumentError("no text is given: -f FILE (- for standard input)");
+  if (arguments.task == "sparsity") {
+    SparsityArguments sparsity = arguments.sparsity;
+    sparsity.text_file = arguments.file;
+    sparsity.prompt_tokens = arguments.prompt_tokens;
+    sparsity.max_tokens = arguments.max_tokens;
+    sparsity.json = arguments.json;
+    return RunSparsity(sparsity, config);
+  }
   return arguments.task == "perplexity" ? Perplexity(arguments, config) : AgreementTask(arguments, config);
 }
 
@@ -169,14 +179,32 @@ void AddAttributionOptions(CLI::App* eval, const std::shared_ptr<EvalArguments>&
       ->check(CLI::Range(1, 1000));
 }
 
+// `sparsity` lives as long as the command.
+void AddSparsityOptions(CLI::App* eval, SparsityArguments* sparsity) {
+  eval->add_option("--methods", sparsity->methods, "sparsity: predictors, by commas")
+      ->delimiter(',')
+      ->check(CLI::IsMember(std::vector<std::string>(PredictorNames().begin(), PredictorNames().end())));
+  eval->add_option("--densities", sparsity->densities, "sparsity: shares of the FFN rows, by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, 1.0));
+  eval->add_option("--prompts", sparsity->prompts_file,
+                   "sparsity: prompts to continue, one a line, or JSON objects with \"prompt\" or \"question\"");
+  eval->add_option("--prompt-count", sparsity->prompts, "sparsity: at most so many of them")
+      ->check(CLI::Range(1, 1 << 20));
+  eval->add_option("--new-tokens", sparsity->new_tokens, "sparsity: tokens to continue them by")
+      ->check(CLI::Range(2, 1 << 20));
+  eval->add_flag("--chat", sparsity->chat, "sparsity: prompts are messages of a user");
+  eval->add_option("--csv", sparsity->csv, "sparsity: also as a CSV file");
+}
+
 }  // namespace
 
 void AddEvalCommand(CLI::App& app, CommandContext* context) {
   auto arguments = std::make_shared<EvalArguments>();
   CLI::App* eval = app.add_subcommand("eval", "perplexity of a text; agreement of sparse drafts; attribution");
   AddModelOptions(eval, arguments->model);
-  eval->add_option("--task", arguments->task, "perplexity, agreement, attribution")
-      ->check(CLI::IsMember({"perplexity", "agreement", "attribution"}));
+  eval->add_option("--task", arguments->task, "perplexity, agreement, attribution, sparsity")
+      ->check(CLI::IsMember({"perplexity", "agreement", "attribution", "sparsity"}));
   eval->add_option("-f,--file", arguments->file, "the text (- for standard input)");
   eval->add_option("--chunks", arguments->chunks, "perplexity: at most so many chunks; -1: all")
       ->check(CLI::Range(1, 1 << 24) | CLI::IsMember({"-1"}));
@@ -185,6 +213,7 @@ void AddEvalCommand(CLI::App& app, CommandContext* context) {
   eval->add_option("--max-tokens", arguments->max_tokens, "agreement: tokens of the text used")
       ->check(CLI::Range(3, 1 << 20));
   AddAttributionOptions(eval, arguments);
+  AddSparsityOptions(eval, &arguments->sparsity);
   eval->add_flag("--json", arguments->json, "one JSON object on standard output");
   eval->callback([arguments, context] { context->run = [arguments] { return Eval(*arguments); }; });
 }

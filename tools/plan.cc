@@ -35,6 +35,7 @@ struct Ground {
   bool kernels_measured = false;
   bool disk_measured = false;
   double disk_bytes_per_second = 0;
+  double shared = kShared;
 };
 
 Ground GroundOf(const MachineRates& known, const std::string& path) {
@@ -44,6 +45,7 @@ Ground GroundOf(const MachineRates& known, const std::string& path) {
   if (!ground.kernels_measured) ground.machine.kernels = CommonRates().kernels;
   ground.disk_bytes_per_second = StreamRatesOf(known, path).disk_bytes_per_second;
   ground.disk_measured = ground.disk_bytes_per_second > 0;
+  if (ground.disk_measured) ground.shared = SharedOf(known, path);
   if (!ground.disk_measured) ground.disk_bytes_per_second = kCommonDisk;
   return ground;
 }
@@ -66,9 +68,9 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(subject.model, ModelFile::Open(config.model));
   subject.shape = ShapeOf(*subject.model);
   ASSIGN_OR_RETURN(subject.backend, NewCpuBackend({.threads = ThreadsOf(config), .precise = config.precise}));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Predictor> predictor,
-                   NewPredictor({config.draft.predictor, config.draft.density}, subject.model->config().layer_count,
-                                subject.model->config().ffn_rows));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<Predictor> predictor,
+      NewPredictor(PredictorOptionsOf(config), subject.model->config().layer_count, subject.model->config().ffn_rows));
   RunPlanOptions& options = subject.options;
   const bool automatic = config.corrector.mode == RunMode::kAuto;
   options.mode = !automatic ? config.corrector.mode : subject.shape.packed ? RunMode::kStrict : RunMode::kDense;
@@ -76,10 +78,13 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
       config.context > 0 ? config.context : std::min(kDefaultContext, subject.model->config().context_length);
   options.logit_rows = LogitRows(config, options.mode);
   options.observes_prompt = predictor->observes_prompt();
+  options.chooses_by_token = predictor->chooses_by_token();
+  options.needs_row_norms = predictor->needs_row_norms();
   options.program_bytes = MeasureProgramBytes();
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));
   subject.ground = GroundOf(known, config.model);
   subject.forecast.disk_bytes_per_second = subject.ground.disk_bytes_per_second;
+  subject.forecast.shared = subject.ground.shared;
   subject.forecast.period = config.corrector.period;
   if (flags.acceptance >= 0) subject.forecast.acceptance = flags.acceptance;
   return subject;

@@ -48,12 +48,6 @@ absl::StatusOr<std::vector<TokenId>> EncodePrompt(const RunArguments& arguments,
   return tokens;
 }
 
-// Valid UTF-8 whatever the model produced, for JSON.
-std::string Replaced(const std::string& text) {
-  return nlohmann::json::parse(nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))
-      .get<std::string>();
-}
-
 std::string_view StopName(StopReason reason) {
   switch (reason) {
     case StopReason::kLength:
@@ -107,12 +101,9 @@ nlohmann::json JsonOfCache(const Engine& engine) {
           {"refused", stats.refused}};
 }
 
-nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, const std::string& text,
-                      const std::string& model_path) {
+// Everything but the text and its tokens.
+nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, const std::string& model_path) {
   nlohmann::json json;
-  json["text"] = Replaced(text);
-  json["tokens"] = nlohmann::json::array();
-  for (TokenId token : result.tokens) json["tokens"].push_back(ToInt(token));
   json["stop"] = StopName(result.stop);
   json["model"] = model_path;
   json["mode"] = RunModeName(engine.mode());
@@ -153,6 +144,30 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   return json;
 }
 
+// The object, then text and tokens piece by piece: as JSON values they would take many times their bytes, at the moment
+// when a budget is fullest. Text becomes valid UTF-8 whatever the model produced.
+void PrintResult(const nlohmann::json& json, const std::string& text, std::span<const TokenId> tokens) {
+  const std::string head = json.dump();
+  fmt::print("{},\"text\":", std::string_view(head).substr(0, head.size() - 1));
+  fmt::print("{},\"tokens\":[", nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  for (size_t i = 0; i < tokens.size(); ++i) fmt::print("{}{}", i > 0 ? "," : "", ToInt(tokens[i]));
+  fmt::print("]}}\n");
+}
+
+// Bytes of a token's text, with what printing it as JSON takes.
+constexpr uint64_t kTextBytesPerToken = 24;
+constexpr uint64_t kLogprobBytes = 256;  // of one of --logprobs, as a JSON value
+// Tokens that are counted of a text that may go on as its context slides; more take what the budget's slack has left.
+constexpr int32_t kCountedTokens = 32768;
+
+uint64_t TextBytes(const RunArguments& arguments, int32_t context_slots, const Config& config) {
+  const int32_t most = config.context_overflow == ContextOverflow::kSlide ? kCountedTokens : context_slots;
+  const int32_t tokens = arguments.max_tokens < 0 ? most : std::min(arguments.max_tokens, most);
+  uint64_t bytes = Generator::kBytesPerToken + (arguments.json ? kTextBytesPerToken : 0);
+  if (arguments.logprobs > 0) bytes += kTextBytesPerToken + static_cast<uint64_t>(arguments.logprobs) * kLogprobBytes;
+  return static_cast<uint64_t>(tokens) * bytes;
+}
+
 // Without an end in sight (-n -1) the context is the model's, or this many tokens.
 constexpr int32_t kOpenEndedContext = 4096;
 
@@ -189,6 +204,7 @@ absl::Status Run(const RunArguments& arguments) {
   options.trace = trace.get();
   options.context_slots = ContextSlots(config, *model, static_cast<int32_t>(prompt.size()), arguments.max_tokens);
   options.logit_rows = LogitRows(config, choice.mode);
+  options.text_bytes = TextBytes(arguments, options.context_slots, config);
   if (static_cast<int32_t>(prompt.size()) >= options.context_slots) {
     return absl::InvalidArgumentError(fmt::format("the prompt has {} tokens and does not fit a context of {} (-c)",
                                                   prompt.size(), options.context_slots));
@@ -207,8 +223,10 @@ absl::Status Run(const RunArguments& arguments) {
   Utf8Stream stream;
   StopStrings stops(arguments.stops);
   const auto show = [&](const std::string& bytes) {
-    text += bytes;
-    if (arguments.json) return;
+    if (arguments.json) {
+      text += bytes;
+      return;
+    }
     const std::string whole = stream.Push(bytes);
     std::fwrite(whole.data(), 1, whole.size(), stdout);
     std::fflush(stdout);
@@ -232,9 +250,9 @@ absl::Status Run(const RunArguments& arguments) {
                            config.draft.density, result.draft_density));
   }
   if (arguments.json) {
-    nlohmann::json json = JsonOf(*engine, result, text, choice.path);
+    nlohmann::json json = JsonOf(*engine, result, choice.path);
     if (!status.ok()) json["error"] = std::string(status.message());
-    std::printf("%s\n", json.dump().c_str());
+    PrintResult(json, text, result.tokens);
   } else {
     const std::string rest = stream.Flush() + "\n";
     std::fwrite(rest.data(), 1, rest.size(), stdout);

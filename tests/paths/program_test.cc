@@ -120,6 +120,7 @@ TEST_F(ProgramTest, JsonHasTheNamedFieldsAndNothingElseIsOnStandardOutput) {
     EXPECT_TRUE(json.contains(name)) << name;
   }
   EXPECT_EQ(json["tokens"].size(), 5U);
+  EXPECT_GE(json["memory"]["generated text"].get<uint64_t>(), 5 * (sizeof(int32_t) + 3 * 16));
   ASSERT_EQ(json["logprobs"].size(), 5U);
   EXPECT_EQ(json["logprobs"][0].size(), 3U);
   EXPECT_EQ(json["logprobs"][0][0]["id"], json["tokens"][0]);

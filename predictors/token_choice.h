@@ -1,0 +1,44 @@
+// Predictors that choose rows for each token while its FFN runs, from values of that token.
+//
+//   gate           |activation(gate_j)|, "FSparse" (Sirius, arXiv 2409.03856; CATS, arXiv 2404.08763, by count instead
+//                  of a threshold)
+//   gate-weighted  the same times the size of up_j to be expected and |d_j|, the norm of the row's down part: an
+//                  estimate of the row's contribution |z_j| |d_j| before up is read
+//   two-stage      gate-weighted, then of the rows chosen those of largest contribution keep their down part
+//   magnitude      |z_j|: gate and up of all rows are computed
+//   contribution   |z_j| |d_j|
+// The size of up_j: u_j = sum_k up_jk n_k, n the normed input with weights w; with entries of x / rms(x) of mean square
+// 1 and not correlated, rms(u_j) = |up_j w|, the norm of the row's product with w. No calibration is needed.
+#pragma once
+
+#include <vector>
+
+#include "predictors/predictor.h"
+
+namespace dogstar {
+
+class TokenChoicePredictor : public Predictor {
+ public:
+  enum class Kind { kGate, kGateWeighted, kTwoStage, kMagnitude, kContribution };
+  // value_density: kTwoStage, of rows whose down part is used; < 0: four sevenths of density, as measured best.
+  TokenChoicePredictor(Kind kind, std::string_view name, double density, double value_density, int32_t layers,
+                       int32_t ffn_rows);
+
+  std::string_view name() const override { return name_; }
+  bool needs_row_norms() const override { return kind_ != Kind::kGate && kind_ != Kind::kMagnitude; }
+  void SetRowNorms(LayerIndex layer, std::span<const float> up, std::span<const float> down) override;
+  const RowChoice* TokenChoice(LayerIndex layer) const override {
+    return density_ < 0 ? nullptr : &choices_[static_cast<size_t>(ToInt(layer))];
+  }
+  bool chooses_by_token() const override { return density_ >= 0; }
+
+ private:
+  Kind kind_;
+  std::string_view name_;
+  double density_;
+  std::vector<RowChoice> choices_;             // [layer]
+  std::vector<std::vector<float>> weights_;    // [layer][row] of the first stage, or of values
+  std::vector<std::vector<float>> down_norm_;  // [layer][row]
+};
+
+}  // namespace dogstar
