@@ -11,6 +11,8 @@
 // 1 and not correlated, rms(u_j) = |up_j w|, the norm of the row's product with w. No calibration is needed.
 #pragma once
 
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "predictors/predictor.h"
@@ -20,22 +22,27 @@ namespace dogstar {
 class TokenChoicePredictor : public Predictor {
  public:
   enum class Kind { kGate, kGateWeighted, kTwoStage, kMagnitude, kContribution };
-  // value_density: kTwoStage, of rows whose down part is used; < 0: four sevenths of density, as measured best.
-  TokenChoicePredictor(Kind kind, std::string_view name, double density, double value_density, int32_t layers,
-                       int32_t ffn_rows);
+  struct Options {
+    double density = -1;                      // < 0: every resident row, without a choice
+    std::span<const double> layer_densities;  // instead, where not empty
+    double value_density = -1;  // kTwoStage, of rows whose down part is used; < 0: 4/7 of density, as measured best
+    bool shared = false;        // one set for all tokens of a pass
+    int32_t layers = 0, ffn_rows = 0;
+  };
+  TokenChoicePredictor(Kind kind, std::string_view name, const Options& options);
 
   std::string_view name() const override { return name_; }
   bool needs_row_norms() const override { return kind_ != Kind::kGate && kind_ != Kind::kMagnitude; }
   void SetRowNorms(LayerIndex layer, std::span<const float> up, std::span<const float> down) override;
   const RowChoice* TokenChoice(LayerIndex layer) const override {
-    return density_ < 0 ? nullptr : &choices_[static_cast<size_t>(ToInt(layer))];
+    return chooses_ ? &choices_[static_cast<size_t>(ToInt(layer))] : nullptr;
   }
-  bool chooses_by_token() const override { return density_ >= 0; }
+  bool chooses_by_token() const override { return chooses_; }
 
  private:
   Kind kind_;
   std::string_view name_;
-  double density_;
+  bool chooses_;
   std::vector<RowChoice> choices_;             // [layer]
   std::vector<std::vector<float>> weights_;    // [layer][row] of the first stage, or of values
   std::vector<std::vector<float>> down_norm_;  // [layer][row]

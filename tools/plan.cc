@@ -79,6 +79,7 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   options.logit_rows = LogitRows(config, options.mode);
   options.observes_prompt = predictor->observes_prompt();
   options.chooses_by_token = predictor->chooses_by_token();
+  options.follows_text = predictor->follows_text();
   options.needs_row_norms = predictor->needs_row_norms();
   options.program_bytes = MeasureProgramBytes();
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));
