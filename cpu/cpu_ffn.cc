@@ -119,6 +119,12 @@ void CpuFfn::Begin(const FfnParams& params, const CpuActivations& x, int32_t row
     task.capture = capture.values();
     task.capture_stride = capture.cols();
   }
+  if (params.capture_up != nullptr) {
+    const auto& capture = static_cast<const CpuTensor&>(*params.capture_up);
+    CHECK(params.capture == nullptr || capture.cols() == task.capture_stride);
+    task.capture_up = capture.values();
+    task.capture_stride = capture.cols();
+  }
   job->task = task;
   job->layout = layout;
   std::memset(job->y(), 0, sizeof(float) * rows * job->dim());

@@ -28,10 +28,10 @@ struct TileZ {
 
 // next: the first weights that are read after the block's; null: unknown.
 inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMask& mask, int32_t tile, int rows,
-                         const std::byte* next, TileZ* out) {
+                         const std::byte* next, TileZ* up_out, TileZ* out) {
   TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
   x.fetches = tile == 0;
-  TileZ up;
+  TileZ& up = *up_out;
   // Panels without a used row, which may not exist, are not read.
   const bool has_first = (block.used & 0xffff) != 0, has_second = (block.used >> 16) != 0;
   const int first = has_first ? 0 : 1, count = (has_first ? 1 : 0) + (has_second ? 1 : 0);
@@ -54,8 +54,9 @@ inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMa
   }
 }
 
-inline void CaptureRow(const FfnTask& task, const FfnBlock& block, uint32_t used, int32_t t, const float* z) {
-  float* to = task.capture + t * task.capture_stride;
+inline void CaptureRow(float* capture, int64_t stride, const FfnBlock& block, uint32_t used, int32_t t,
+                       const float* z) {
+  float* to = capture + t * stride;
   for (int i = 0; i < kBlockRows; ++i) {
     if ((used >> i & 1) == 0) continue;
     to[block.row_index != nullptr ? block.row_index[i] : block.first_row + i] = z[i];
@@ -105,7 +106,7 @@ DOGSTAR_INLINE void StoreTileZ(const FfnTask& task, const FfnBlock& block, int64
   for (int r = 0; r < rows; ++r) {
     const int32_t t = tile * kTileRows + r;
     const float* z = tile_z.z[r];
-    if (task.capture != nullptr) CaptureRow(task, block, used(r), t, z);
+    if (task.capture != nullptr) CaptureRow(task.capture, task.capture_stride, block, used(r), t, z);
     if (task.int8_down) {
       outlier_runs |= QuantizeZ(task, z, z_block * task.rows + t) << r;
     } else {
@@ -117,10 +118,15 @@ DOGSTAR_INLINE void StoreTileZ(const FfnTask& task, const FfnBlock& block, int64
 
 inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z_block, const std::byte* next) {
   const RowMask mask = MaskOf(block.used);
-  TileZ tile_z;
+  TileZ tile_z, tile_up;
   for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
     const int rows = TileRowCount(task.rows, tile);
-    ComputeTileZ(task, block, mask, tile, rows, next, &tile_z);
+    ComputeTileZ(task, block, mask, tile, rows, next, &tile_up, &tile_z);
+    if (task.capture_up != nullptr) {
+      for (int r = 0; r < rows; ++r) {
+        CaptureRow(task.capture_up, task.capture_stride, block, block.used, tile * kTileRows + r, tile_up.z[r]);
+      }
+    }
     StoreTileZ(task, block, z_block, tile, rows, tile_z, [&](int) { return block.used; });
   }
 }

@@ -128,8 +128,9 @@ struct FfnTask {
   FfnValues z;
   FfnChoice choice;
   float* capture = nullptr;
-  int64_t capture_stride = 0;
-  float* y = nullptr;  // [rows, dim]
+  float* capture_up = nullptr;
+  int64_t capture_stride = 0;  // of both
+  float* y = nullptr;          // [rows, dim]
 };
 
 struct AttentionTask {

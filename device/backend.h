@@ -221,6 +221,7 @@ struct FfnParams {
   // When set, z of every row used is stored at capture[t][row]; [rows, ffn_rows rounded up to page_rows], RowIndex
   // order; rows that were not used are left as they were.
   Tensor* capture = nullptr;
+  Tensor* capture_up = nullptr;  // as capture, of up x; FfnAccumulatePages only
 };
 
 class Backend {

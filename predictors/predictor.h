@@ -36,6 +36,11 @@ class Predictor {
   virtual void ObservePrompt(LayerIndex layer, std::span<const float> z, int32_t tokens, int32_t stride) {
     static_cast<void>(layer), static_cast<void>(z), static_cast<void>(tokens), static_cast<void>(stride);
   }
+  // True when it wants to see up x of the prompt as well, after each ObservePrompt; the same shape.
+  virtual bool observes_up() const { return false; }
+  virtual void ObserveUp(LayerIndex layer, std::span<const float> up, int32_t tokens, int32_t stride) {
+    static_cast<void>(layer), static_cast<void>(up), static_cast<void>(tokens), static_cast<void>(stride);
+  }
   virtual void EndPrompt() {}
 
   // A token of the text after the prompt: the top_rows rows of a layer that mattered most to it, bit i of word i / 64.

@@ -1,14 +1,12 @@
 // Predictors that choose rows for each token while its FFN runs, from values of that token.
 //
 //   gate           |activation(gate_j)|, "FSparse" (Sirius, arXiv 2409.03856; CATS, arXiv 2404.08763, by count instead
-//                  of a threshold)
-//   gate-weighted  the same times the size of up_j to be expected and |d_j|, the norm of the row's down part: an
-//                  estimate of the row's contribution |z_j| |d_j| before up is read
+//                  of a threshold): floor((1 - density) * rows) are left out; the others keep floor(density * rows)
+//   gate-weighted  |activation(gate_j)| rms(u_j) |d_j|: an estimate of the row's contribution |z_j| |d_j| before up is
+//                  read. u = up x, its rms over the tokens of all prompts so far; |d_j|: the norm of the down part
 //   two-stage      gate-weighted, then of the rows chosen those of largest contribution keep their down part
 //   magnitude      |z_j|: gate and up of all rows are computed
 //   contribution   |z_j| |d_j|
-// The size of up_j: u_j = sum_k up_jk n_k, n the normed input with weights w; with entries of x / rms(x) of mean square
-// 1 and not correlated, rms(u_j) = |up_j w|, the norm of the row's product with w. No calibration is needed.
 #pragma once
 
 #include <span>
@@ -32,6 +30,10 @@ class TokenChoicePredictor : public Predictor {
   TokenChoicePredictor(Kind kind, std::string_view name, const Options& options);
 
   std::string_view name() const override { return name_; }
+  bool observes_prompt() const override { return observes_up(); }
+  bool observes_up() const override { return chooses_ && (kind_ == Kind::kGateWeighted || kind_ == Kind::kTwoStage); }
+  void ObserveUp(LayerIndex layer, std::span<const float> up, int32_t tokens, int32_t stride) override;
+  void EndPrompt() override;
   bool needs_row_norms() const override { return kind_ != Kind::kGate && kind_ != Kind::kMagnitude; }
   void SetRowNorms(LayerIndex layer, std::span<const float> up, std::span<const float> down) override;
   const RowChoice* TokenChoice(LayerIndex layer) const override {
@@ -43,9 +45,11 @@ class TokenChoicePredictor : public Predictor {
   Kind kind_;
   std::string_view name_;
   bool chooses_;
-  std::vector<RowChoice> choices_;             // [layer]
-  std::vector<std::vector<float>> weights_;    // [layer][row] of the first stage, or of values
-  std::vector<std::vector<float>> down_norm_;  // [layer][row]
+  std::vector<RowChoice> choices_;              // [layer]
+  std::vector<int64_t> tokens_;                 // [layer] that were observed
+  std::vector<std::vector<float>> up_squares_;  // [layer][row] sum of u^2 over them
+  std::vector<std::vector<float>> weights_;     // [layer][row] of the first stage, or of values
+  std::vector<std::vector<float>> down_norm_;   // [layer][row]
 };
 
 }  // namespace dogstar

@@ -63,6 +63,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   options.context_slots = options_.context_slots;
   options.logit_rows = options_.logit_rows;
   options.observes_prompt = predictor_->observes_prompt();
+  options.observes_up = predictor_->observes_up();
   options.chooses_by_token = predictor_->chooses_by_token();
   options.follows_text = predictor_->follows_text();
   options.captures_verified = options_.captures_verified;

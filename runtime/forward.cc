@@ -34,7 +34,8 @@ uint64_t Forward::Bytes(const ModelFile& model, const Backend& backend, const Li
            backend.TensorBytes(limits.logit_rows, c.vocab_size);
   if (packed) {
     bytes += backend.FfnJobBytes({rows, c.dim, PackedCols(model), limits.choice_rows});
-    if (limits.capture_rows > 0) bytes += 2 * backend.TensorBytes(limits.capture_rows, PackedCols(model));
+    const uint64_t captured = limits.capture_rows > 0 ? backend.TensorBytes(limits.capture_rows, PackedCols(model)) : 0;
+    bytes += (limits.capture_up ? 3 : 2) * captured;
   }
   return bytes;
 }
@@ -59,6 +60,9 @@ absl::Status Forward::Allocate() {
   ASSIGN_OR_RETURN(ffn_job_, backend_->NewFfnJob({rows, config_.dim, capture_cols_, limits_.choice_rows}));
   if (limits_.capture_rows > 0) {
     ASSIGN_OR_RETURN(capture_, backend_->NewTensor(limits_.capture_rows, capture_cols_));
+    if (limits_.capture_up) {
+      ASSIGN_OR_RETURN(capture_up_, backend_->NewTensor(limits_.capture_rows, capture_cols_));
+    }
     captured_.resize(static_cast<size_t>(limits_.capture_rows) * static_cast<size_t>(capture_cols_));
   }
   return absl::OkStatus();
@@ -134,18 +138,17 @@ absl::Status Forward::Ffn(LayerIndex layer, const Batch& batch, PassObserver* ob
   return layer_pass_->PlainFfn(LayerOf(layer), ProductOf(layer, batch.rows()), x_.get());
 }
 
-FfnParams Forward::ParamsOf(const FfnPart& part, Tensor* capture) const {
+FfnParams Forward::ParamsOf(const FfnPart& part) const {
   FfnParams params;
   params.layout = part.layer->layout;
   params.activation = config_.activation;
   params.down_scales = part.down_scales;
-  params.capture = capture;
   return params;
 }
 
-absl::Status Forward::FetchCaptured(int32_t rows) {
+absl::Status Forward::FetchCaptured(const Tensor& capture, int32_t rows) {
   const size_t values = static_cast<size_t>(rows) * static_cast<size_t>(capture_cols_);
-  return backend_->Download(*capture_, 0, rows, std::span(captured_).first(values));
+  return backend_->Download(capture, 0, rows, std::span(captured_).first(values));
 }
 
 // Resident pages first, then the complement as it arrives: the file's order, whatever was resident.
@@ -156,7 +159,12 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
   const bool captures = reads != PassObserver::Reads::kNothing;
   CHECK(!captures || rows <= limits_.capture_rows);
   const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
-  backend_->FfnBegin(ParamsOf(part, captures ? capture_.get() : nullptr), in, rows, ffn_job_.get());
+  const bool captures_up = captures && observer->reads_up();
+  CHECK(!captures_up || limits_.capture_up);
+  FfnParams params = ParamsOf(part);
+  if (captures) params.capture = capture_.get();
+  if (captures_up) params.capture_up = capture_up_.get();
+  backend_->FfnBegin(params, in, rows, ffn_job_.get());
   if (!part.resident.empty()) backend_->FfnAccumulatePages(part.resident, ffn_job_.get());
   int32_t page = static_cast<int32_t>(part.resident.size());
   std::vector<FfnPageRef> pages;
@@ -172,7 +180,7 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
     if (observer != nullptr) {
       std::span<const float> values;
       if (reads == PassObserver::Reads::kPagesAndLayers) {
-        RETURN_IF_ERROR(FetchCaptured(rows));
+        RETURN_IF_ERROR(FetchCaptured(*capture_, rows));
         values = captured_;
       }
       observer->OnStreamedPages(layer, pages, values, rows, capture_cols_);
@@ -182,8 +190,12 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
   }
   layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
   if (captures) {
-    RETURN_IF_ERROR(FetchCaptured(rows));
+    RETURN_IF_ERROR(FetchCaptured(*capture_, rows));
     observer->OnLayer(layer, captured_, rows, capture_cols_);
+    if (captures_up) {
+      RETURN_IF_ERROR(FetchCaptured(*capture_up_, rows));
+      observer->OnLayerUp(layer, captured_, rows, capture_cols_);
+    }
   }
   return absl::OkStatus();
 }
@@ -192,7 +204,7 @@ void Forward::DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& r
   const TraceScope scope = Compute("ffn", layer);
   const FfnPart& part = weights_->ffn(layer);
   const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
-  backend_->FfnBegin(ParamsOf(part, nullptr), in, batch.rows(), ffn_job_.get());
+  backend_->FfnBegin(ParamsOf(part), in, batch.rows(), ffn_job_.get());
   if (rows.choice != nullptr) {
     const FfnUse use = backend_->FfnAccumulateChosen(rows.pages, *rows.choice, {}, ffn_job_.get());
     draft_use_.gate_rows += use.gate_rows;

@@ -34,6 +34,12 @@ class PassObserver {
   // of all before them in file order are valid.
   virtual void OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef> pages, std::span<const float> z,
                                int32_t rows, int32_t stride) = 0;
+  // True: OnLayerUp follows OnLayer.
+  virtual bool reads_up() const { return false; }
+  // up x of the whole layer, as z in OnLayer.
+  virtual void OnLayerUp(LayerIndex layer, std::span<const float> up, int32_t rows, int32_t stride) {
+    static_cast<void>(layer), static_cast<void>(up), static_cast<void>(rows), static_cast<void>(stride);
+  }
   // The whole layer; not called for observers that read nothing.
   virtual void OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) = 0;
 };
@@ -44,6 +50,7 @@ class Forward {
     int32_t batch_rows = 0;
     int32_t logit_rows = 0;
     int32_t capture_rows = 0;  // most rows of a pass whose values an observer reads
+    bool capture_up = false;   // observers may read up values
     int32_t choice_rows = 0;   // most rows of a draft whose tokens choose their FFN rows
   };
   // Bytes that Create takes.
@@ -89,8 +96,8 @@ class Forward {
       return Product(weights_->matrix(layer, role), x, rows, out);
     };
   }
-  FfnParams ParamsOf(const FfnPart& part, Tensor* capture) const;
-  absl::Status FetchCaptured(int32_t rows);
+  FfnParams ParamsOf(const FfnPart& part) const;
+  absl::Status FetchCaptured(const Tensor& capture, int32_t rows);
 
   const ModelFile* model_;
   const ModelConfig& config_;
@@ -103,10 +110,10 @@ class Forward {
   bool pass_begun_ = false;  // the pager already streams the next full pass
 
   std::unique_ptr<LayerPass> layer_pass_;
-  std::unique_ptr<Tensor> x_;        // [batch, dim] the residual stream
-  std::unique_ptr<Tensor> capture_;  // [capture rows, packed rows]
-  std::unique_ptr<Tensor> head_in_;  // [logit_rows, dim]
-  std::unique_ptr<Tensor> logits_;   // [logit_rows, vocab]
+  std::unique_ptr<Tensor> x_;                     // [batch, dim] the residual stream
+  std::unique_ptr<Tensor> capture_, capture_up_;  // [capture rows, packed rows]
+  std::unique_ptr<Tensor> head_in_;               // [logit_rows, dim]
+  std::unique_ptr<Tensor> logits_;                // [logit_rows, vocab]
   std::unique_ptr<Activations> head_act_;
   std::unique_ptr<FfnJob> ffn_job_;
   std::vector<float> captured_;

@@ -28,6 +28,10 @@ class PromptHarvest : public PassObserver {
     if (!reads_values_) return Reads::kNothing;
     return overlay_ != nullptr ? Reads::kPagesAndLayers : Reads::kLayers;
   }
+  bool reads_up() const override { return reads_values_ && predictor_->observes_up(); }
+  void OnLayerUp(LayerIndex layer, std::span<const float> up, int32_t rows, int32_t stride) override {
+    predictor_->ObserveUp(layer, up, rows, stride);
+  }
   void OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef> pages, std::span<const float> z, int32_t rows,
                        int32_t stride) override;
   void OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) override;

@@ -110,7 +110,7 @@ void GiveRowNorms(const Weights& weights, int threads, Predictor* predictor) {
 }
 
 uint64_t RowNormBytes(int32_t layers, int32_t ffn_rows) {
-  return 2 * sizeof(float) * static_cast<uint64_t>(layers) * static_cast<uint64_t>(ffn_rows);
+  return 3 * sizeof(float) * static_cast<uint64_t>(layers) * static_cast<uint64_t>(ffn_rows);
 }
 
 }  // namespace dogstar

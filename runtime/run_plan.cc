@@ -34,7 +34,8 @@ HarvestMode HarvestOf(const Config& config, const ModelFile& model, const RunPla
   if (model.packed() == nullptr || !NeedsPacked(options.mode)) return HarvestMode::kOff;
   if (config.cache.harvest) return *config.cache.harvest;
   if (options.follows_text) return HarvestMode::kText;
-  return options.observes_prompt ? HarvestMode::kPrompt : HarvestMode::kOff;
+  const bool wants_prompt_rows = options.observes_prompt && !options.chooses_by_token;
+  return wants_prompt_rows ? HarvestMode::kPrompt : HarvestMode::kOff;
 }
 
 int32_t CaptureRows(const ModelFile& model, const RunPlanOptions& options, HarvestMode harvest,
@@ -50,6 +51,7 @@ Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const
   limits.logit_rows = options.logit_rows;
   for (int32_t rows : kBatchRows) {
     limits.batch_rows = std::max(rows, options.logit_rows);
+    limits.capture_up = options.observes_up;
     limits.choice_rows = options.chooses_by_token && NeedsPacked(options.mode) ? options.logit_rows : 0;
     limits.capture_rows = CaptureRows(model, options, harvest, limits);
     const uint64_t bytes = Forward::Bytes(model, backend, limits);

@@ -35,6 +35,7 @@ struct RunPlanOptions {
   bool observes_prompt = false;  // the predictor wants to see the prompt's activations
   // Memory of the program and the vocabulary as it is now, and what tools around it take.
   uint64_t program_bytes = 0;
+  bool observes_up = false;  // and what up gives
   bool chooses_by_token = false;
   bool follows_text = false;
   bool captures_verified = false;  // an observer reads the values of passes of logit_rows rows

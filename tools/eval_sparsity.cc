@@ -127,7 +127,7 @@ class SparsityTask {
     }
     const Engine::Options options{
         .mode = RunMode::kStrict, .context_slots = static_cast<int32_t>(longest) + kPeriod + 1, .logit_rows = kPeriod};
-    return Engine::Create(CellConfig(config_, method, density), model_.get(), options, MakeHooks(&bar_));
+    return Engine::Create(CellConfig(config_, method, density), model_.get(), options, {});
   }
 
   absl::StatusOr<SparsityResult> Measure(const std::string& method, double density) {

@@ -5,6 +5,7 @@
 #include <ostream>
 #include <utility>
 
+#include "fmt/format.h"
 #include "gtest/gtest.h"
 #include "tests/support/model_run.h"
 
@@ -42,8 +43,22 @@ Variant Harvesting(const std::string& name, EvictionKind kind, uint64_t budget,
           }};
 }
 
+// Drafts by every predictor that chooses rows, all resident or by what the budget holds.
+void AddPredictors(uint64_t budget, std::vector<Variant>* variants) {
+  for (const char* name :
+       {"gate", "gate-weighted", "two-stage", "magnitude", "contribution", "random", "weight-norm"}) {
+    const bool streams = variants->size() % 2 == 0;
+    variants->push_back({fmt::format("strict, {} at 0.4{}", name, streams ? ", budget" : ""), [=](Config* c) {
+                           if (streams) c->budget.ram = budget;
+                           c->draft.predictor = name;
+                           c->draft.density = 0.4;
+                           Strict(c, 6, false);
+                         }});
+  }
+}
+
 std::vector<Variant> Variants(uint64_t budget) {
-  return {
+  std::vector<Variant> variants = {
       {"dense, budget", [=](Config* c) { c->budget.ram = budget; }},
       {"dense, budget, pread, one thread",
        [=](Config* c) { c->budget.ram = budget, c->io.engine = IoEngine::kPread, c->threads = 1; }},
@@ -72,6 +87,8 @@ std::vector<Variant> Variants(uint64_t budget) {
          Strict(c, 8, false);
        }},
   };
+  AddPredictors(budget, &variants);
+  return variants;
 }
 
 // Ids and probabilities, bit for bit.

@@ -177,6 +177,43 @@ TEST_F(ProgramTest, EvalMeasuresPerplexityAndAgreement) {
   EXPECT_THAT(small.err, HasSubstr("windows of 100000"));
 }
 
+TEST_F(ProgramTest, SparsityIsATableOfMethodsAndDensities) {
+  WriteFile("text.txt", std::string(150, 'a') + " a text of some length that nobody needs to read");
+  WriteFile("prompts.txt", "hello\n{\"question\": \"what?\"}\n\n{\"prompt\": \"third\"}\n");
+  const std::string command = "eval " + model_ + " --task sparsity -f " + folder_.Path("text.txt") +
+                              " --prompt-tokens 32 --max-tokens 64 --new-tokens 12 --prompt-count 2";
+  const ProgramOutput output =
+      RunProgram(folder_, command + " --methods gate,contribution,random --densities 1,0.25 --json --prompts " +
+                              folder_.Path("prompts.txt") + " --csv " + folder_.Path("table.csv"));
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  const nlohmann::json json = nlohmann::json::parse(output.out);
+  ASSERT_EQ(json["cells"].size(), 6U);
+  for (const nlohmann::json& cell : json["cells"]) {
+    EXPECT_EQ(cell["strict_differences"], 0);
+    EXPECT_EQ(cell["oracle"], cell["method"] == "contribution");
+    EXPECT_GE(cell["strict_accepted_mean"].get<double>(), 1);
+    EXPECT_GE(cell["read_share"].get<double>(), cell["used_density"].get<double>());
+    if (cell["density"] == 1) {  // all rows: the draft is the full model
+      EXPECT_EQ(cell["kl"], 0.0);
+      EXPECT_EQ(cell["bleu"], 100.0);
+      EXPECT_EQ(cell["used_density"], 1.0);
+      EXPECT_GT(cell["strict_accepted_mean"].get<double>(), 5);  // 11 tokens in two passes
+    } else {
+      EXPECT_NEAR(cell["used_density"].get<double>(), 0.25, 0.01);
+      EXPECT_GT(cell["kl"].get<double>(), 0);
+    }
+  }
+  std::ifstream csv(folder_.Path("table.csv"));
+  std::string line;
+  int lines = 0;
+  while (std::getline(csv, line)) lines += line.empty() ? 0 : 1;
+  EXPECT_EQ(lines, 7);
+  WriteFile("bad.txt", "{\"text\": 1}\n");
+  const ProgramOutput bad = RunProgram(folder_, command + " --prompts " + folder_.Path("bad.txt"));
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_THAT(bad.err, testing::AllOf(HasSubstr("bad.txt:1"), HasSubstr("\"question\"")));
+}
+
 TEST_F(ProgramTest, SamplingOptionsAreChecked) {
   ExpectRefused(model_ + " --logit-bias 5", 1, {"sampling.bias", "15043"});
   ExpectRefused(model_ + " --min-p 2", 1, {"sampling.min_p", "0 to 1"});
