@@ -29,6 +29,11 @@ class Predictor {
   virtual bool observes_prompt() const { return false; }
   // True when its choice is the last tokens': ObserveToken must be called.
   virtual bool follows_text() const { return false; }
+  // Rows that it takes of a token's, where it follows the text; < 0: all.
+  virtual int32_t RowsOfToken(LayerIndex layer) const {
+    static_cast<void>(layer);
+    return -1;
+  }
 
   // A new prompt: what was learned from the last one is dropped.
   virtual void BeginPrompt() {}

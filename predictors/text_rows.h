@@ -19,6 +19,7 @@ class LagPredictor : public Predictor {
   std::string_view name() const override { return "lag"; }
   bool observes_prompt() const override { return true; }
   bool follows_text() const override { return true; }
+  int32_t RowsOfToken(LayerIndex layer) const override { return rows_[static_cast<size_t>(ToInt(layer))]; }
   void BeginPrompt() override;
   void ObservePrompt(LayerIndex layer, std::span<const float> z, int32_t tokens, int32_t stride) override;
   void ObserveToken(LayerIndex layer, std::span<const uint64_t> mask, int32_t top_rows) override;

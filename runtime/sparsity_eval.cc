@@ -2,6 +2,7 @@
 
 #include "runtime/bleu.h"
 #include "runtime/generator.h"
+#include "runtime/run_plan.h"
 
 namespace dogstar {
 namespace {
@@ -69,8 +70,20 @@ absl::StatusOr<SparsityResult> MeasureSparsity(Engine* engine, const SparsityTex
                                                const std::function<bool()>& go_on) {
   SparsityResult result;
   engine->forward().TakeDraftUse();
-  ASSIGN_OR_RETURN(result.agreement, MeasureAgreement(engine, texts.scored, texts.prompt_tokens));
+  RowUse row_use(&engine->weights(), ThreadsOf(engine->config()), engine->forward().limits().logit_rows,
+                 &engine->predictor());
+  engine->forward().SetDraftObserver(&row_use);
+  const absl::StatusOr<Agreement> agreement =
+      MeasureAgreement(engine, texts.scored, texts.prompt_tokens, row_use.Hooks());
+  engine->forward().SetDraftObserver(nullptr);
+  RETURN_IF_ERROR(agreement.status());
+  result.agreement = *agreement;
+  result.rows = row_use.Totals();
   const FfnUse use = engine->forward().TakeDraftUse();
+  if (engine->predictor().evaluation_only()) {
+    result.used_density = result.read_share = result.rows.mean_touched() / result.rows.ffn_bytes;
+    return result;
+  }
   ASSIGN_OR_RETURN(const Totals sparse, RunPrompts(engine, RunMode::kSparse, texts, go_on));
   result.used_density = result.read_share = sparse.density;
   AddUse(engine->model().config(), use, result.agreement.positions(), &result);
