@@ -133,6 +133,7 @@ void RowUse::OnDraftRows(LayerIndex index, std::span<const uint64_t> masks, int3
     fresh += std::popcount(mask[w] & ~layer.neighbour[w]);
     layer.piece[w] |= mask[w];
   }
+  totals_.used += static_cast<double>(count) / static_cast<double>(rows_ * layers_.size());
   totals_.recall += count > 0 ? static_cast<double>(shared) / count / static_cast<double>(layers_.size()) : 0;
   if (piece_open_ && draft_row_ + 1 < piece_rows_) {
     totals_.fetched_bytes += count > 0 ? Bytes(layer, mask) * fresh / count : 0;

@@ -27,11 +27,13 @@ namespace dogstar {
 
 struct RowUseTotals {
   int64_t tokens = 0, pieces = 0;
+  double used = 0;    // sum over tokens of rows used / rows
   double recall = 0;                                                // sum over tokens of their mean over layers
   double touched_bytes = 0, resident_bytes = 0, fetched_bytes = 0;  // sums over tokens; over pieces
   double fetches = 0;                                               // tokens that had a neighbour
   double ffn_bytes = 0;                                             // of the model
 
+  double mean_used() const { return tokens > 0 ? used / static_cast<double>(tokens) : 0; }
   double mean_recall() const { return tokens > 0 ? recall / static_cast<double>(tokens) : 0; }
   double mean_touched() const { return tokens > 0 ? touched_bytes / static_cast<double>(tokens) : 0; }
   double mean_resident() const { return pieces > 0 ? resident_bytes / static_cast<double>(pieces) : 0; }

@@ -33,7 +33,7 @@ void AddUse(const ModelConfig& model, const FfnUse& use, int64_t tokens, Sparsit
 struct Totals {
   int64_t advanced = 0, passes = 0, tokens = 0;
   int32_t differences = 0;
-  double bleu = 0, seconds = 0, density = 0;
+  double bleu = 0, seconds = 0;
 
   double accepted() const { return passes > 0 ? static_cast<double>(advanced) / static_cast<double>(passes) : 0; }
 };
@@ -47,7 +47,6 @@ absl::StatusOr<Totals> RunPrompts(Engine* engine, RunMode mode, const SparsityTe
     totals.advanced += run.result.advanced;
     totals.passes += run.result.full_passes;
     totals.tokens += static_cast<int64_t>(run.result.tokens.size()) - 1;
-    totals.density = run.result.draft_density;
     totals.seconds += run.result.decode_seconds;
     totals.differences += run.text != texts.dense[i];
     totals.bleu += Bleu(run.text, texts.dense[i]) / static_cast<double>(texts.prompts.size());
@@ -79,14 +78,12 @@ absl::StatusOr<SparsityResult> MeasureSparsity(Engine* engine, const SparsityTex
   RETURN_IF_ERROR(agreement.status());
   result.agreement = *agreement;
   result.rows = row_use.Totals();
-  const FfnUse use = engine->forward().TakeDraftUse();
+  result.used_density = result.read_share = result.rows.mean_used();
+  AddUse(engine->model().config(), engine->forward().TakeDraftUse(), result.agreement.positions(), &result);
   if (engine->predictor().evaluation_only()) {
-    result.used_density = result.read_share = result.rows.mean_touched() / result.rows.ffn_bytes;
     return result;
   }
   ASSIGN_OR_RETURN(const Totals sparse, RunPrompts(engine, RunMode::kSparse, texts, go_on));
-  result.used_density = result.read_share = sparse.density;
-  AddUse(engine->model().config(), use, result.agreement.positions(), &result);
   result.bleu = sparse.bleu;
   result.tokens_per_second = sparse.seconds > 0 ? static_cast<double>(sparse.tokens) / sparse.seconds : 0;
   ASSIGN_OR_RETURN(const Totals strict, RunPrompts(engine, RunMode::kStrict, texts, go_on));
