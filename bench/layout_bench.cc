@@ -249,7 +249,7 @@ void MeasureRows(const Options& options, const Shape& shape, int32_t x_rows) {
 void Measure(const Options& options, const KernelTable& kernels, QuantType type, const Shape& shape,
              int32_t page_rows) {
   for (const int32_t x_rows : {1, 4, 8, 16}) {
-    for (const int32_t run_rows : {4, 8, 16, 32}) {
+    for (const int32_t run_rows : {8, 16, 32}) {
       for (const bool sorted : {true, false}) {
         if (!sorted && run_rows != 32) continue;
         const std::string name = fmt::format("{} {} {} rows, {} {}", TraitsOf(type).name, shape.name, x_rows,

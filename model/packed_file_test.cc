@@ -146,7 +146,7 @@ TEST_P(PackedFileTypeTest, EveryRowIsTheSourcesBitForBit) {
   const SynthOptions model = SmallModel(GetParam());
   const bool small_groups = !IsFloatType(GetParam()) && ShapeOf(GetParam()).group_weights == 16;
   for (int32_t page_rows : {32, 64, 96, 0}) {
-    for (int32_t run_rows : {4, 8, small_groups ? 16 : 32}) {
+    for (int32_t run_rows : {8, small_groups ? 16 : 32}) {
       for (const bool hot : {false, true}) {
         SCOPED_TRACE(fmt::format("page_rows {} run_rows {} hot {}", page_rows, run_rows, hot));
         PackOptions options{.page_rows = page_rows, .run_rows = run_rows};

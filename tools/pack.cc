@@ -90,7 +90,7 @@ void AddPackCommand(CLI::App& app, CommandContext* context) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--run-rows", flags->run_rows, "Neighbouring rows that share their scales")
-      ->check(CLI::IsMember({4, 8, 16, 32}))
+      ->check(CLI::IsMember({8, 16, 32}))
       ->capture_default_str();
   command->add_option("-t,--threads", flags->threads, "Threads (0: all)")->check(CLI::NonNegativeNumber);
   command->add_flag("--json", context->json, "One JSON object on stdout");
