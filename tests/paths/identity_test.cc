@@ -58,30 +58,32 @@ void AddPredictors(uint64_t budget, std::vector<Variant>* variants) {
 }
 
 // Ways of choosing that are settings of other predictors.
-void AddChoices(uint64_t budget, std::vector<Variant>* variants) {
+std::vector<Variant> Choices(uint64_t budget) {
+  std::vector<Variant> variants;
   for (const char* selection : {"topk_sample", "sample", "random", "magnitude"}) {
-    variants->push_back({fmt::format("strict, griffin at 0.4 by {}", selection), [=](Config* c) {
-                           c->draft.predictor = "griffin", c->draft.density = 0.4, c->draft.selection = selection;
-                           Strict(c, 6, false);
-                         }});
+    variants.push_back({fmt::format("strict, griffin at 0.4 by {}", selection), [=](Config* c) {
+                          c->draft.predictor = "griffin", c->draft.density = 0.4, c->draft.selection = selection;
+                          Strict(c, 6, false);
+                        }});
   }
-  variants->push_back({"strict, griffin with a prior, budget", [=](Config* c) {
-                         c->budget.ram = budget;
-                         c->draft.predictor = "griffin", c->draft.density = 0.3, c->draft.prior = 16;
-                         Strict(c, 6, false);
-                       }});
-  variants->push_back({"strict, gate-weighted by layer", [=](Config* c) {
-                         c->draft.predictor = "gate-weighted", c->draft.layer_densities = {0.9, 0.2, 0.5, 0};
-                         Strict(c, 6, false);
-                       }});
-  variants->push_back({"strict, two-stage, shared", [=](Config* c) {
-                         c->draft.predictor = "two-stage", c->draft.density = 0.5, c->draft.shared = true;
-                         Strict(c, 6, false);
-                       }});
-  variants->push_back({"strict, lag taken anew every third token", [=](Config* c) {
-                         c->draft.predictor = "lag", c->draft.density = 0.5, c->draft.refresh = 3;
-                         Strict(c, 6, false);
-                       }});
+  variants.push_back({"strict, griffin with a prior, budget", [=](Config* c) {
+                        c->budget.ram = budget;
+                        c->draft.predictor = "griffin", c->draft.density = 0.3, c->draft.prior = 16;
+                        Strict(c, 6, false);
+                      }});
+  variants.push_back({"strict, gate-weighted by layer", [=](Config* c) {
+                        c->draft.predictor = "gate-weighted", c->draft.layer_densities = {0.9, 0.2, 0.5, 0};
+                        Strict(c, 6, false);
+                      }});
+  variants.push_back({"strict, two-stage, shared", [=](Config* c) {
+                        c->draft.predictor = "two-stage", c->draft.density = 0.5, c->draft.shared = true;
+                        Strict(c, 6, false);
+                      }});
+  variants.push_back({"strict, lag taken anew every third token", [=](Config* c) {
+                        c->draft.predictor = "lag", c->draft.density = 0.5, c->draft.refresh = 3;
+                        Strict(c, 6, false);
+                      }});
+  return variants;
 }
 
 std::vector<Variant> Variants(uint64_t budget) {
@@ -115,7 +117,6 @@ std::vector<Variant> Variants(uint64_t budget) {
        }},
   };
   AddPredictors(budget, &variants);
-  AddChoices(budget, &variants);
   return variants;
 }
 
@@ -129,13 +130,13 @@ std::vector<std::pair<TokenId, float>> FlatLogprobs(const GenerationResult& resu
 }
 
 // dense_run: what all of them gave; may be null.
-void ExpectAllEqual(const Config& base, const std::string& prompt, const GenerationOptions& options, uint64_t budget,
-                    GenerationResult* dense_run = nullptr) {
+void ExpectEqual(const std::vector<Variant>& variants, const Config& base, const std::string& prompt,
+                 const GenerationOptions& options, GenerationResult* dense_run) {
   const absl::StatusOr<RunOutput> dense = RunModel(base, prompt, options);
   ASSERT_TRUE(dense.ok()) << dense.status();
   if (dense_run != nullptr) *dense_run = dense->result;
   EXPECT_EQ(dense->complement_bytes, 0U);
-  for (const Variant& variant : Variants(budget)) {
+  for (const Variant& variant : variants) {
     Config config = base;
     variant.change(&config);
     const absl::StatusOr<RunOutput> output = RunModel(config, prompt, options);
@@ -148,6 +149,11 @@ void ExpectAllEqual(const Config& base, const std::string& prompt, const Generat
       EXPECT_GT(output->complement_bytes, 0U) << variant.name;
     }
   }
+}
+
+void ExpectAllEqual(const Config& base, const std::string& prompt, const GenerationOptions& options, uint64_t budget,
+                    GenerationResult* dense_run = nullptr) {
+  ExpectEqual(Variants(budget), base, prompt, options, dense_run);
 }
 
 GenerationOptions PastTheEnd(int32_t tokens, int32_t logprobs = 0) {
@@ -255,6 +261,11 @@ TEST_F(SamplingIdentityTest, DensityAndThresholdAtTheirEnds) {
     config.corrector.threshold = 0;
     EXPECT_EQ(RunModel(config, kPrompt, 33).value().result.accepted_mean(), 8) << name;
   }
+}
+
+TEST_F(SamplingIdentityTest, EveryWayOfChoosing) {
+  config_.sampling.temperature = 0.8;
+  ExpectEqual(Choices(budget_), config_, kPrompt, PastTheEnd(24), nullptr);
 }
 
 TEST_F(SamplingIdentityTest, WhatOnlyAnEvaluationKnowsIsRefused) {
