@@ -12,20 +12,28 @@ constexpr float kEnergyEpsilon = 1e-30F;
 
 }  // namespace
 
-GriffinPredictor::GriffinPredictor(double density, int32_t layers, int32_t ffn_rows)
-    : density_(density),
-      ffn_rows_(ffn_rows),
-      scores_(static_cast<size_t>(layers), std::vector<float>(static_cast<size_t>(ffn_rows))) {}
+GriffinPredictor::GriffinPredictor(Options options)
+    : options_(std::move(options)),
+      scores_(options_.rows.size(), std::vector<float>(static_cast<size_t>(options_.ffn_rows))) {
+  BeginPrompt();
+}
 
 void GriffinPredictor::BeginPrompt() {
-  for (std::vector<float>& layer : scores_) std::fill(layer.begin(), layer.end(), 0.0F);
+  constexpr double kFirst = 1.62, kLast = 0.38;
+  const double rows = options_.ffn_rows;
+  for (std::vector<float>& layer : scores_) {
+    for (size_t j = 0; j < layer.size(); ++j) {
+      layer[j] =
+          static_cast<float>(options_.prior / rows * (kFirst - (kFirst - kLast) * static_cast<double>(j) / rows));
+    }
+  }
 }
 
 void GriffinPredictor::ObservePrompt(LayerIndex layer, std::span<const float> z, int32_t tokens, int32_t stride) {
   std::vector<float>& scores = scores_[static_cast<size_t>(ToInt(layer))];
   for (int32_t token = 0; token < tokens; ++token) {
     const auto row =
-        z.subspan(static_cast<size_t>(token) * static_cast<size_t>(stride), static_cast<size_t>(ffn_rows_));
+        z.subspan(static_cast<size_t>(token) * static_cast<size_t>(stride), static_cast<size_t>(options_.ffn_rows));
     float energy = kEnergyEpsilon;
     for (float value : row) energy += value * value;
     const float inverse = 1.0F / energy;
@@ -48,26 +56,16 @@ std::span<const float> GriffinPredictor::Scores(LayerIndex layer) const {
 }
 
 const RowSet* GriffinPredictor::Choose(LayerIndex layer, const RowSet& available) {
-  if (density_ < 0) return nullptr;
-  TopRows(Scores(layer), available, static_cast<int32_t>(std::floor(density_ * ffn_rows_)), &scratch_, &chosen_);
-  return &chosen_;
-}
-
-void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, std::vector<int32_t>* scratch,
-             RowSet* chosen) {
-  std::vector<int32_t>& order = *scratch;
-  order.clear();
-  for (int32_t row = 0; row < available.rows(); ++row) {
-    if (available.Contains(RowIndex{row})) order.push_back(row);
+  const auto index = static_cast<size_t>(ToInt(layer));
+  if (options_.rows[index] < 0) return nullptr;
+  std::span<const float> scores = scores_[index];
+  if (options_.selection == Selection::kSample || options_.selection == Selection::kTopKSample) {
+    weights_.resize(scores.size());
+    std::transform(scores.begin(), scores.end(), weights_.begin(), [](float score) { return std::sqrt(score); });
+    scores = weights_;
   }
-  k = std::clamp(k, 0, static_cast<int32_t>(order.size()));
-  const auto better = [&](int32_t a, int32_t b) {
-    const float sa = scores[static_cast<size_t>(a)], sb = scores[static_cast<size_t>(b)];
-    return sa != sb ? sa > sb : a < b;
-  };
-  std::nth_element(order.begin(), order.begin() + k, order.end(), better);
-  chosen->Reset(available.rows());
-  for (int32_t i = 0; i < k; ++i) chosen->Insert(RowIndex{order[static_cast<size_t>(i)]});
+  SelectRows(options_.selection, scores, available, options_.rows[index], {options_.seed, index}, &scratch_, &chosen_);
+  return &chosen_;
 }
 
 }  // namespace dogstar

@@ -1,19 +1,32 @@
 // Griffin (Sirius' coarse-grained sparsity, CSparse): the rows that mattered for the prompt serve its whole reply.
 //
-//   s[j] = sum over prompt positions t of (z[t, j] / ||z[t, :]||)^2      (arXiv 2409.03856, section on CSparse;
-//   the square root of the published score does not change the ranking), the k = floor(density * ffn_rows) largest;
-//   equal scores: the lower row first. Sums are additive, so a prompt may come in pieces.
+//   s[j] = sum over prompt positions t of (z[t, j] / ||z[t, :]||)^2      (arXiv 2409.03856, section on CSparse), the
+//   k = floor(density * ffn_rows) largest; equal scores: the lower row first. Sums are additive, so a prompt may come
+//   in pieces. The published score is the square root, which does not change the ranking; where rows are drawn
+//   (predictors/selection.h) its value is their weight.
+//   A prior of p tokens begins s as if p tokens had used rows as the packed file's order, which is one of importance,
+//   lets expect: shares in a line from 1.62 to 0.38 of the mean (runtime/row_scores.cc has where it comes from).
 #pragma once
 
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "predictors/predictor.h"
+#include "predictors/selection.h"
 
 namespace dogstar {
 
 class GriffinPredictor : public Predictor {
  public:
-  GriffinPredictor(double density, int32_t layers, int32_t ffn_rows);
+  struct Options {
+    std::vector<int32_t> rows;  // [layers] to choose; < 0: all
+    int32_t ffn_rows = 0;
+    Selection selection = Selection::kTopK;
+    uint64_t seed = 0;
+    double prior = 0;  // tokens
+  };
+  explicit GriffinPredictor(Options options);
 
   std::string_view name() const override { return "griffin"; }
   bool observes_prompt() const override { return true; }
@@ -26,16 +39,11 @@ class GriffinPredictor : public Predictor {
   const RowSet* Choose(LayerIndex layer, const RowSet& available) override;
 
  private:
-  double density_;
-  int32_t ffn_rows_;
+  Options options_;
   std::vector<std::vector<float>> scores_;  // [layer][row]
-  std::vector<int32_t> scratch_;
+  std::vector<float> weights_;              // square roots, of one layer
+  SelectionScratch scratch_;
   RowSet chosen_;
 };
-
-// The k rows of `available` with the largest scores; equal scores: the lower row. k larger than the set: all of it.
-// scratch is the caller's so that choosing again allocates nothing.
-void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, std::vector<int32_t>* scratch,
-             RowSet* chosen);
 
 }  // namespace dogstar

@@ -27,6 +27,13 @@ class Predictor {
   virtual std::string_view name() const = 0;
   // True when full passes over the prompt must show their activations.
   virtual bool observes_prompt() const { return false; }
+  // True when its choice is the last tokens': ObserveToken must be called.
+  virtual bool follows_text() const { return false; }
+  // Rows that it takes of a token's, where it follows the text; < 0: all.
+  virtual int32_t RowsOfToken(LayerIndex layer) const {
+    static_cast<void>(layer);
+    return -1;
+  }
 
   // A new prompt: what was learned from the last one is dropped.
   virtual void BeginPrompt() {}
@@ -59,6 +66,12 @@ class Predictor {
   }
   virtual bool chooses_by_token() const { return false; }
 
+  // Evaluation only: what no run knows, z of the full model at the position that the next draft computes. [ffn_rows]
+  virtual void ShowFullValues(LayerIndex layer, std::span<const float> z) {
+    static_cast<void>(layer), static_cast<void>(z);
+  }
+  virtual bool evaluation_only() const { return false; }
+
   // True when norms of rows are to be given before the first Choose or TokenChoice. [ffn_rows], RowIndex order, 0 for
   // rows that are not resident: |gate_j w| and |up_j w| (w: the weights of the FFN's input norm), |d_j|, the down
   // part's.
@@ -75,15 +88,21 @@ struct PredictorOptions {
   std::string name = "resident";  // see PredictorNames
   // Share of rows a draft uses; < 0: every row that is available.
   double density = -1;
-  double value_density = -1;  // two-stage: share of rows whose down part is used; < 0: 4/7 of density
-  uint64_t seed = 1;          // random
+  std::vector<double> layer_densities;  // of each layer instead of `density`; empty: the same everywhere
+  double value_density = -1;            // two-stage: share of rows whose down part is used; < 0: 4/7 of density
+  std::string selection = "topk";       // griffin: SelectionNames
+  double prior = 0;                     // griffin: tokens that stand before the prompt
+  int32_t refresh = 1;                  // lag: tokens between choices
+  bool shared = false;                  // by token: one set for all tokens of a pass
+  uint64_t seed = 1;                    // random, and griffin's draws
 };
 
 // "resident": the rows that tier 0 holds anyway, in the packed file's order of importance.
-// "griffin":  per prompt, from its own activations (references: Sirius' CSparse).
+// "griffin":  per prompt, from its own activations (references: Sirius' CSparse), by a Selection.
+// "lag":      the last verified token's.
 // "dense":    all rows; drafts then equal full passes.
 // "gate", "gate-weighted", "two-stage", "magnitude", "contribution": by token (token_choice.h).
-// "random", "weight-norm": for comparison (static_choice.h).
+// "random", "weight-norm": for comparison (static_choice.h); "oracle": for evaluation (text_rows.h).
 std::span<const std::string_view> PredictorNames();
 absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& options, int32_t layers,
                                                         int32_t ffn_rows);

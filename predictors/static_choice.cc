@@ -1,15 +1,12 @@
 #include "predictors/static_choice.h"
 
-#include <cmath>
-
 namespace dogstar {
 
 const RowSet* RandomPredictor::Choose(LayerIndex layer, const RowSet& available) {
-  if (density_ < 0) return nullptr;
-  SplitMix64 random(seed_ + 0x9e3779b97f4a7c15 * (static_cast<uint64_t>(ToInt(layer)) + 1));
+  const auto index = static_cast<size_t>(ToInt(layer));
+  if (rows_[index] < 0) return nullptr;
   scores_.resize(static_cast<size_t>(available.rows()));
-  for (float& score : scores_) score = static_cast<float>(random.Uniform());
-  TopRows(scores_, available, static_cast<int32_t>(std::floor(density_ * ffn_rows_)), &scratch_, &chosen_);
+  SelectRows(Selection::kRandom, scores_, available, rows_[index], {seed_, index}, &scratch_, &chosen_);
   return &chosen_;
 }
 
@@ -23,9 +20,9 @@ void WeightNormPredictor::SetRowNorms(LayerIndex layer, std::span<const float> u
 }
 
 const RowSet* WeightNormPredictor::Choose(LayerIndex layer, const RowSet& available) {
-  if (density_ < 0) return nullptr;
-  TopRows(scores_[static_cast<size_t>(ToInt(layer))], available, static_cast<int32_t>(std::floor(density_ * ffn_rows_)),
-          &scratch_, &chosen_);
+  const auto index = static_cast<size_t>(ToInt(layer));
+  if (rows_[index] < 0) return nullptr;
+  TopRows(scores_[index], available, rows_[index], &scratch_, &chosen_);
   return &chosen_;
 }
 

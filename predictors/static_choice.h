@@ -2,29 +2,29 @@
 // with a part of chance.
 #pragma once
 
+#include <string_view>
+#include <utility>
 #include <vector>
 
-#include "base/random.h"
-#include "predictors/griffin.h"
 #include "predictors/predictor.h"
+#include "predictors/selection.h"
 
 namespace dogstar {
 
-// k = floor(density * ffn_rows) rows of those available, each as likely as any other; the same ones for the same seed.
+// So many rows of those available, each as likely as any other; the same ones for the same seed.
 class RandomPredictor : public Predictor {
  public:
-  RandomPredictor(double density, int32_t ffn_rows, uint64_t seed)
-      : density_(density), ffn_rows_(ffn_rows), seed_(seed) {}
+  // rows: [layers]; < 0: all.
+  RandomPredictor(std::vector<int32_t> rows, uint64_t seed) : rows_(std::move(rows)), seed_(seed) {}
 
   std::string_view name() const override { return "random"; }
   const RowSet* Choose(LayerIndex layer, const RowSet& available) override;
 
  private:
-  double density_;
-  int32_t ffn_rows_;
+  std::vector<int32_t> rows_;
   uint64_t seed_;
   std::vector<float> scores_;
-  std::vector<int32_t> scratch_;
+  SelectionScratch scratch_;
   RowSet chosen_;
 };
 
@@ -32,8 +32,8 @@ class RandomPredictor : public Predictor {
 // with the input's norm weights in both.
 class WeightNormPredictor : public Predictor {
  public:
-  WeightNormPredictor(double density, int32_t layers, int32_t ffn_rows)
-      : density_(density), ffn_rows_(ffn_rows), scores_(static_cast<size_t>(layers)) {}
+  // rows: [layers]; < 0: all.
+  explicit WeightNormPredictor(std::vector<int32_t> rows) : rows_(std::move(rows)), scores_(rows_.size()) {}
 
   std::string_view name() const override { return "weight-norm"; }
   bool needs_row_norms() const override { return true; }
@@ -42,8 +42,7 @@ class WeightNormPredictor : public Predictor {
   const RowSet* Choose(LayerIndex layer, const RowSet& available) override;
 
  private:
-  double density_;
-  int32_t ffn_rows_;
+  std::vector<int32_t> rows_;
   std::vector<std::vector<float>> scores_;  // [layer][row]
   std::vector<int32_t> scratch_;
   RowSet chosen_;

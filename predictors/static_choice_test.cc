@@ -21,7 +21,7 @@ std::vector<int32_t> RowsOf(const RowSet& set) {
 }
 
 TEST(RandomPredictorTest, TheSameSeedGivesTheSameRowsAndLayersDiffer) {
-  RandomPredictor a(0.25, 400, 7), b(0.25, 400, 7), c(0.25, 400, 8);
+  RandomPredictor a({100, 100}, 7), b({100, 100}, 7), c({100, 100}, 8);
   const RowSet all = All(400);
   const std::vector<int32_t> first = RowsOf(*a.Choose(LayerIndex{0}, all));
   EXPECT_EQ(first.size(), 100U);
@@ -32,14 +32,14 @@ TEST(RandomPredictorTest, TheSameSeedGivesTheSameRowsAndLayersDiffer) {
 }
 
 TEST(RandomPredictorTest, TakesOnlyWhatIsAvailable) {
-  RandomPredictor random(0.5, 100, 1);
+  RandomPredictor random({50}, 1);
   RowSet few(100);
   for (const int32_t row : {3, 50, 99}) few.Insert(RowIndex{row});
   EXPECT_THAT(RowsOf(*random.Choose(LayerIndex{0}, few)), testing::ElementsAre(3, 50, 99));
 }
 
 TEST(WeightNormPredictorTest, RanksByTheProductOfGateAndUpNorm) {
-  WeightNormPredictor predictor(0.5, 1, 4);
+  WeightNormPredictor predictor({2});
   predictor.SetGateNorms(LayerIndex{0}, std::vector<float>{1, 2, 3, 4});
   predictor.SetRowNorms(LayerIndex{0}, std::vector<float>{9, 1, 4, 1}, std::vector<float>{0, 0, 0, 0});
   EXPECT_THAT(RowsOf(*predictor.Choose(LayerIndex{0}, All(4))), testing::ElementsAre(0, 2));

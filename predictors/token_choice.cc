@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "predictors/density.h"
+
 namespace dogstar {
 namespace {
 
@@ -10,24 +12,25 @@ constexpr double kSecondShare = 4.0 / 7;
 
 }  // namespace
 
-TokenChoicePredictor::TokenChoicePredictor(Kind kind, std::string_view name, double density, double value_density,
-                                           int32_t layers, int32_t ffn_rows)
+TokenChoicePredictor::TokenChoicePredictor(Kind kind, std::string_view name, const Options& options)
     : kind_(kind),
       name_(name),
-      density_(density),
-      choices_(static_cast<size_t>(layers)),
-      tokens_(static_cast<size_t>(layers)),
-      up_squares_(static_cast<size_t>(layers)),
-      weights_(static_cast<size_t>(layers)),
-      down_norm_(static_cast<size_t>(layers)) {
-  const auto rows_of = [&](double share) { return static_cast<int32_t>(std::floor(share * ffn_rows)); };
-  for (RowChoice& choice : choices_) {
-    const bool by_value = kind == Kind::kMagnitude || kind == Kind::kContribution;
+      chooses_(options.density >= 0 || !options.layer_densities.empty()),
+      choices_(static_cast<size_t>(options.layers)),
+      tokens_(choices_.size()),
+      up_squares_(choices_.size()),
+      weights_(choices_.size()),
+      down_norm_(choices_.size()) {
+  const bool by_value = kind == Kind::kMagnitude || kind == Kind::kContribution;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const double density = options.layer_densities.empty() ? options.density : options.layer_densities[i];
+    RowChoice& choice = choices_[i];
     choice.score = by_value ? RowScore::kValue : RowScore::kGate;
-    choice.count = rows_of(std::max(density, 0.0));
-    if (kind == Kind::kTwoStage) {
-      choice.value_count = rows_of(value_density >= 0 ? value_density : kSecondShare * std::max(density, 0.0));
-    }
+    choice.shared = options.shared;
+    choice.count = kind == Kind::kGate ? RowsLeft(density, options.ffn_rows) : RowsOf(density, options.ffn_rows);
+    if (kind != Kind::kTwoStage) continue;
+    const double value_density = options.value_density >= 0 ? options.value_density : kSecondShare * density;
+    choice.value_count = RowsOf(value_density, options.ffn_rows);
   }
 }
 

@@ -12,12 +12,14 @@ using Kind = TokenChoicePredictor::Kind;
 constexpr LayerIndex kLayer{0};
 
 TokenChoicePredictor Make(Kind kind, double density, double value_density = -1) {
-  return {kind, "name", density, value_density, 1, 8};
+  return {kind, "name", {.density = density, .value_density = value_density, .layers = 1, .ffn_rows = 8}};
 }
 
-TEST(TokenChoiceTest, CountsAreSharesOfTheLayersRowsRoundedDown) {
+// Rounded down; gate alone leaves out a share rounded down, as FSparse does.
+TEST(TokenChoiceTest, CountsAreSharesOfTheLayersRows) {
   EXPECT_EQ(Make(Kind::kGate, 0.5).TokenChoice(kLayer)->count, 4);
-  EXPECT_EQ(Make(Kind::kGate, 0.49).TokenChoice(kLayer)->count, 3);
+  EXPECT_EQ(Make(Kind::kGate, 0.49).TokenChoice(kLayer)->count, 4);
+  EXPECT_EQ(Make(Kind::kGateWeighted, 0.49).TokenChoice(kLayer)->count, 3);
   EXPECT_EQ(Make(Kind::kGate, 0.5).TokenChoice(kLayer)->score, RowScore::kGate);
   EXPECT_EQ(Make(Kind::kMagnitude, 1).TokenChoice(kLayer)->score, RowScore::kValue);
   EXPECT_EQ(Make(Kind::kGate, 0.5).TokenChoice(kLayer)->value_count, -1);
@@ -35,7 +37,7 @@ TEST(TokenChoiceTest, TheSecondStageKeepsFourSeventhsUnlessItIsTold) {
 }
 
 TEST(TokenChoiceTest, GatesAreWeighedByTheRmsOfUpOverAllPromptsAndTheDownNorm) {
-  TokenChoicePredictor predictor(Kind::kGateWeighted, "gate-weighted", 0.5, -1, 1, 2);
+  TokenChoicePredictor predictor(Kind::kGateWeighted, "gate-weighted", {.density = 0.5, .layers = 1, .ffn_rows = 2});
   predictor.SetRowNorms(kLayer, std::vector<float>{9, 9}, std::vector<float>{2, 0.5F});
   const RowChoice* choice = predictor.TokenChoice(kLayer);
   EXPECT_THAT(std::vector<float>(choice->weight, choice->weight + 2), testing::ElementsAre(2, 0.5F));
@@ -52,7 +54,7 @@ TEST(TokenChoiceTest, GatesAreWeighedByTheRmsOfUpOverAllPromptsAndTheDownNorm) {
 }
 
 TEST(TokenChoiceTest, ContributionsAreWeighedByTheDownNormAlone) {
-  TokenChoicePredictor predictor(Kind::kContribution, "contribution", 0.5, -1, 1, 2);
+  TokenChoicePredictor predictor(Kind::kContribution, "contribution", {.density = 0.5, .layers = 1, .ffn_rows = 2});
   EXPECT_FALSE(predictor.observes_up());
   predictor.SetRowNorms(kLayer, std::vector<float>{9, 9}, std::vector<float>{2, 3});
   const RowChoice* choice = predictor.TokenChoice(kLayer);

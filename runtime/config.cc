@@ -12,6 +12,7 @@
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 #include "predictors/predictor.h"
+#include "predictors/selection.h"
 #include "yaml-cpp/yaml.h"
 
 namespace dogstar {
@@ -116,6 +117,48 @@ absl::Status SetEviction(std::string_view value, Config* config) {
   if (name == EvictionNames().end()) return BadValue(value, fmt::format("{}", fmt::join(EvictionNames(), ", ")));
   config->cache.eviction.kind = static_cast<EvictionKind>(name - EvictionNames().begin());
   return absl::OkStatus();
+}
+
+absl::Status SetSelection(std::string_view value, Config* config) {
+  if (!ParseSelection(value).ok()) return BadValue(value, fmt::format("{}", fmt::join(SelectionNames(), ", ")));
+  config->draft.selection = std::string(value);
+  return absl::OkStatus();
+}
+
+// "0.4,0.5,0.6"
+absl::Status SetLayerDensities(std::string_view value, Config* config) {
+  std::vector<double> densities;
+  while (!value.empty()) {
+    const std::string_view entry = value.substr(0, value.find(','));
+    value.remove_prefix(std::min(entry.size() + 1, value.size()));
+    const absl::StatusOr<double> density = ParseNumber<double>(entry);
+    if (!density.ok() || !(*density >= 0 && *density <= 1)) return BadValue(entry, "numbers of 0 to 1 between commas");
+    densities.push_back(*density);
+  }
+  config->draft.layer_densities = std::move(densities);
+  return absl::OkStatus();
+}
+
+// How predictors choose.
+void AddChoiceKeys(std::vector<ConfigKey>* keys) {
+  constexpr std::string_view kPrior = "0 to 100000", kRefresh = "1 to 100000";
+  keys->push_back({"draft.layer_densities",
+                   "density of each layer instead of draft.density (docs/sparsity.md); empty: the same everywhere",
+                   "as many numbers of 0 to 1 as the model has layers, between commas", SetLayerDensities});
+  keys->push_back({"draft.selection", "griffin: from scores to rows", "topk, topk_sample, sample, random, magnitude",
+                   SetSelection});
+  keys->push_back({"draft.prior", "griffin: tokens that used rows in the file's order and stand before the prompt",
+                   kPrior,
+                   NumberSetter<double>(
+                       0, 1e5, kPrior, [](Config & c) -> auto& { return c.draft.prior; })});
+  keys->push_back({"draft.refresh", "lag: verified tokens between choices", kRefresh,
+                   NumberSetter<int32_t>(
+                       1, 100000, kRefresh, [](Config & c) -> auto& { return c.draft.refresh; })});
+  keys->push_back({"draft.shared", "by token: one set of rows for all tokens of a pass", "true or false",
+                   [](std::string_view value, Config* config) -> absl::Status {
+                     ASSIGN_OR_RETURN(config->draft.shared, ParseBool(value));
+                     return absl::OkStatus();
+                   }});
 }
 
 // The overlay of drafts, and the parameters of its policies.
@@ -238,7 +281,7 @@ std::vector<ConfigKey> MakeKeys() {
                   SizeSetter([](Config & c) -> auto& { return c.budget.pinned; })});
   keys.push_back({"draft.predictor", "which rows a draft uses",
                   "resident, griffin, dense, gate, gate-weighted, two-stage, magnitude, contribution, random, "
-                  "weight-norm",
+                  "weight-norm, lag; eval --task sparsity alone: oracle",
                   SetPredictor});
   keys.push_back(real_key(
       "draft.density", "share of the FFN rows a draft uses; -1: all that are resident", -1, 1, "-1, or 0 to 1",
@@ -246,6 +289,7 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(real_key(
       "draft.value_density", "two-stage: share of the FFN rows whose down part a token uses; -1: 4/7 of draft.density",
       -1, 1, "-1, or 0 to 1", [](Config & c) -> auto& { return c.draft.value_density; }));
+  AddChoiceKeys(&keys);
   keys.push_back(real_key(
       "draft.overlay", "share of the resident FFN bytes for single rows chosen by the prompt", 0, 0.5, "0 to 0.5",
       [](Config & c) -> auto& { return c.draft.overlay; }));

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 #include "io/page_reader.h"
@@ -45,9 +46,14 @@ struct Config {
   } budget;
   struct {
     std::string predictor = "resident";
-    double density = -1;        // < 0: every row that is resident
-    double value_density = -1;  // two-stage; < 0: 4/7 of density
-    double overlay = 0.15;      // share of the FFN's resident bytes kept for single rows; also cache.share
+    double density = -1;                  // < 0: every row that is resident
+    double value_density = -1;            // two-stage; < 0: 4/7 of density
+    std::vector<double> layer_densities;  // of each layer instead of density; empty: the same everywhere
+    std::string selection = "topk";       // griffin
+    double prior = 0;                     // griffin: tokens
+    int32_t refresh = 1;                  // lag: tokens
+    bool shared = false;                  // by token: one set for all tokens of a pass
+    double overlay = 0.15;                // share of the FFN's resident bytes kept for single rows; also cache.share
   } draft;
   struct {
     std::optional<HarvestMode> harvest;  // none: prompt where the predictor observes prompts, else off

@@ -36,6 +36,22 @@ sampling: {temperature: 0.8, top_k: 40, top_p: 0.9, seed: 7}
   EXPECT_EQ(config.sampling.seed, 7U);
 }
 
+TEST(ConfigTest, ReadsHowPredictorsChoose) {
+  Config config;
+  ASSERT_TRUE(ReadYamlConfig("draft: {predictor: lag, selection: topk_sample, prior: 16, refresh: 4, shared: true,"
+                             " layer_densities: \"0.25,1,0\"}\n",
+                             "run.yaml", &config)
+                  .ok());
+  EXPECT_EQ(config.draft.selection, "topk_sample");
+  EXPECT_EQ(config.draft.prior, 16);
+  EXPECT_EQ(config.draft.refresh, 4);
+  EXPECT_TRUE(config.draft.shared);
+  EXPECT_EQ(config.draft.layer_densities, (std::vector<double>{0.25, 1, 0}));
+  EXPECT_THAT(ErrorOf("draft: {selection: best}"), AllOf(HasSubstr("draft.selection"), HasSubstr("topk_sample")));
+  EXPECT_THAT(ErrorOf("draft: {layer_densities: \"0.5,2\"}"), AllOf(HasSubstr("layer_densities"), HasSubstr("0 to 1")));
+  EXPECT_THAT(ErrorOf("draft: {refresh: 0}"), AllOf(HasSubstr("draft.refresh"), HasSubstr("1 to 100000")));
+}
+
 TEST(ConfigTest, ReadsThePolicyOfTheOverlayAndItsParameters) {
   Config config;
   EXPECT_FALSE(config.cache.harvest.has_value());

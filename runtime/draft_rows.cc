@@ -50,6 +50,19 @@ void MaskOverlay(const RowSet& chosen, DraftLayer* out) {
 
 }  // namespace
 
+void DraftLayer::AddTo(std::span<uint64_t> mask) const {
+  const auto add = [&](int32_t row) { mask[static_cast<size_t>(row) / 64] |= uint64_t{1} << (row % 64); };
+  const auto has = [](const uint64_t* rows, int32_t i) { return rows == nullptr || ((rows[i / 64] >> (i % 64)) & 1); };
+  for (const FfnPageRef& page : pages) {
+    for (int32_t i = 0; i < page.row_count; ++i) {
+      if (has(page.row_mask, i)) add(page.first_row + i);
+    }
+  }
+  for (int32_t i = 0; i < overlay.row_count; ++i) {
+    if (has(overlay.row_mask, i)) add(overlay.row_index[i]);
+  }
+}
+
 DraftRows DraftRows::Build(const Weights& weights, const Overlay* overlay, Predictor* predictor) {
   DraftRows rows;
   const int32_t layers = weights.packed() ? weights.layer_count() : 0;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/row_set.h"
@@ -21,6 +22,9 @@ struct DraftLayer {
   std::vector<uint64_t> overlay_mask;  // storage of overlay.row_mask
   const RowChoice* choice = nullptr;   // tokens choose among the pages' rows; null: all of them
   int32_t rows_used = 0;
+
+  // The rows that every token uses, bit i of word i / 64; not those that tokens choose.
+  void AddTo(std::span<uint64_t> mask) const;
 };
 
 class DraftRows {

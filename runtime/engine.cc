@@ -65,6 +65,8 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   options.observes_prompt = predictor_->observes_prompt();
   options.observes_up = predictor_->observes_up();
   options.chooses_by_token = predictor_->chooses_by_token();
+  options.follows_text = predictor_->follows_text();
+  options.captures_verified = options_.captures_verified;
   options.needs_row_norms = predictor_->needs_row_norms();
   options.program_bytes = options_.program_bytes ? *options_.program_bytes : MeasureProgramBytes();
   options.text_bytes = options_.text_bytes;
@@ -135,6 +137,11 @@ absl::Status Engine::CreateOverlay() {
 absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(predictor_,
                    NewPredictor(PredictorOptionsOf(config_), model_->config().layer_count, model_->config().ffn_rows));
+  if (predictor_->evaluation_only() && !options_.captures_verified) {
+    return absl::InvalidArgumentError(fmt::format(
+        "draft.predictor {} needs the full model's values before it drafts: only eval --task sparsity has them",
+        predictor_->name()));
+  }
   ASSIGN_OR_RETURN(backend_, NewCpuBackend({.threads = ThreadsOf(config_),
                                             .precise = config_.precise,
                                             .touch_memory = config_.budget.ram.has_value()}));

@@ -55,7 +55,8 @@ class Engine {
     int32_t logit_rows = 1;  // at least this many rows of logits in a pass
     // What to count for program and vocabulary; none: measured. Tests set it, for placements that repeat.
     std::optional<uint64_t> program_bytes;
-    uint64_t text_bytes = 0;  // what the caller and the generator keep of the text
+    bool captures_verified = false;  // values of full passes of logit_rows rows will be read
+    uint64_t text_bytes = 0;         // what the caller and the generator keep of the text
   };
 
   // `model` must outlive the engine.

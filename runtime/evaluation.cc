@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "fmt/format.h"
-#include "runtime/generator.h"
 
 namespace dogstar {
 namespace {
@@ -69,7 +68,8 @@ double KlDivergence(std::span<const float> p_logits, std::span<const float> q_lo
   return std::max(sum, 0.0);
 }
 
-absl::StatusOr<Agreement> MeasureAgreement(Engine* engine, std::span<const TokenId> tokens, int32_t prompt_tokens) {
+absl::StatusOr<Agreement> MeasureAgreement(Engine* engine, std::span<const TokenId> tokens, int32_t prompt_tokens,
+                                           const CompareHooks& hooks) {
   Agreement result;
   const auto compare = [&](TokenId next, std::span<const float> full, std::span<const float> draft) {
     result.full.Add(NegativeLogLikelihood(full, next));
@@ -78,7 +78,7 @@ absl::StatusOr<Agreement> MeasureAgreement(Engine* engine, std::span<const Token
     result.divergence += KlDivergence(full, draft);
     result.shared_top_ten += SharedTop(full, draft);
   };
-  RETURN_IF_ERROR(Generator(engine).CompareDrafts(tokens, prompt_tokens, compare));
+  RETURN_IF_ERROR(Generator(engine).CompareDrafts(tokens, prompt_tokens, compare, hooks));
   return result;
 }
 

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "base/types.h"
 #include "runtime/engine.h"
+#include "runtime/generator.h"
 
 namespace dogstar {
 
@@ -55,7 +56,8 @@ struct Agreement {
   }
 };
 // REQUIRES: engine->can_draft(), 0 < prompt_tokens < tokens.size().
-absl::StatusOr<Agreement> MeasureAgreement(Engine* engine, std::span<const TokenId> tokens, int32_t prompt_tokens);
+absl::StatusOr<Agreement> MeasureAgreement(Engine* engine, std::span<const TokenId> tokens, int32_t prompt_tokens,
+                                           const CompareHooks& hooks = {});
 
 // sum p log(p / q) of softmaxes, nats.
 double KlDivergence(std::span<const float> p_logits, std::span<const float> q_logits);

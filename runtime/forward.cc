@@ -200,22 +200,32 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
   return absl::OkStatus();
 }
 
+// Where tokens choose, what they used.
+FfnUse Forward::DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& layer) {
+  const size_t words = (static_cast<size_t>(part.layer->layout.ffn_rows) + 63) / 64;
+  draft_masks_.assign(draft_observer_ != nullptr ? words * static_cast<size_t>(rows) : 0, 0);
+  if (layer.choice == nullptr) {
+    if (!layer.pages.empty()) backend_->FfnAccumulatePages(layer.pages, ffn_job_.get());
+    for (size_t at = 0; at < draft_masks_.size(); at += words) layer.AddTo(std::span(draft_masks_).subspan(at, words));
+    return {};
+  }
+  const FfnUse use = backend_->FfnAccumulateChosen(layer.pages, *layer.choice, draft_masks_, ffn_job_.get());
+  draft_use_.gate_rows += use.gate_rows;
+  draft_use_.up_rows += use.up_rows;
+  draft_use_.down_rows += use.down_rows;
+  draft_use_.used += use.used;
+  return use;
+}
+
 void Forward::DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows) {
   const TraceScope scope = Compute("ffn", layer);
   const FfnPart& part = weights_->ffn(layer);
   const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
   backend_->FfnBegin(ParamsOf(part), in, batch.rows(), ffn_job_.get());
-  if (rows.choice != nullptr) {
-    const FfnUse use = backend_->FfnAccumulateChosen(rows.pages, *rows.choice, {}, ffn_job_.get());
-    draft_use_.gate_rows += use.gate_rows;
-    draft_use_.up_rows += use.up_rows;
-    draft_use_.down_rows += use.down_rows;
-    draft_use_.used += use.used;
-  } else if (!rows.pages.empty()) {
-    backend_->FfnAccumulatePages(rows.pages, ffn_job_.get());
-  }
+  const FfnUse use = DraftPages(part, batch.rows(), rows);
   if (rows.overlay.row_count > 0) backend_->FfnAccumulateOverlay(rows.overlay, ffn_job_.get());
   layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
+  if (draft_observer_ != nullptr) draft_observer_->OnDraftRows(layer, draft_masks_, batch.rows(), use);
 }
 
 absl::Status Forward::Head(const Batch& batch) {

@@ -44,6 +44,14 @@ class PassObserver {
   virtual void OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) = 0;
 };
 
+// Sees which rows drafts use; drafts wait for it.
+class DraftObserver {
+ public:
+  virtual ~DraftObserver() = default;
+  // masks: [rows][words], bit i of word i / 64 = RowIndex i. use: rows whose parts were read.
+  virtual void OnDraftRows(LayerIndex layer, std::span<const uint64_t> masks, int32_t rows, const FfnUse& use) = 0;
+};
+
 class Forward {
  public:
   struct Limits {
@@ -62,6 +70,9 @@ class Forward {
   const Limits& limits() const { return limits_; }
   // Passes and their parts are entered there from now on; it outlives the object. May be null.
   void SetTrace(Trace* trace) { trace_ = trace; }
+
+  // It outlives the object, or the next call; may be null.
+  void SetDraftObserver(DraftObserver* observer) { draft_observer_ = observer; }
 
   // REQUIRES: batch.rows() <= limits.batch_rows, and <= limits.capture_rows for an observer that reads values. observer
   // may be null.
@@ -85,6 +96,7 @@ class Forward {
   absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   void DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
+  FfnUse DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& layer);
   absl::Status Head(const Batch& batch);
   TraceScope Compute(const char* name, LayerIndex layer) const {
     return TraceScope(trace_, Trace::Track::kCompute, name, {.layer = ToInt(layer)});
@@ -120,6 +132,8 @@ class Forward {
   std::vector<std::byte> embedding_rows_;
   int32_t capture_cols_ = 0;
   FfnUse draft_use_;
+  DraftObserver* draft_observer_ = nullptr;
+  std::vector<uint64_t> draft_masks_;
 };
 
 }  // namespace dogstar

@@ -380,7 +380,7 @@ absl::StatusOr<std::vector<double>> Generator::Score(std::span<const TokenId> to
 }
 
 absl::Status Generator::CompareDrafts(std::span<const TokenId> tokens, int32_t prompt_tokens,
-                                      const CompareFn& on_position) {
+                                      const CompareFn& on_position, const CompareHooks& hooks) {
   const SequenceId sequence{0};
   KvCache& kv = engine_->kv();
   GenerationResult unused;
@@ -391,22 +391,26 @@ absl::Status Generator::CompareDrafts(std::span<const TokenId> tokens, int32_t p
   std::vector<std::vector<float>> full_logits(piece, std::vector<float>(logits_.size()));
   for (size_t done = static_cast<size_t>(prompt_tokens); done + 1 < tokens.size(); done += piece) {
     const auto rows = tokens.subspan(done, std::min(piece, tokens.size() - 1 - done));
-    const auto full_pass = [&]() -> absl::Status {
+    const auto full_pass = [&](PassObserver* observer) -> absl::Status {
       kv.Truncate(sequence, static_cast<int32_t>(done));
       ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, rows, static_cast<int32_t>(rows.size())));
-      return engine_->forward().Full(batch, nullptr);
+      return engine_->forward().Full(batch, observer);
     };
-    RETURN_IF_ERROR(full_pass());
+    RETURN_IF_ERROR(full_pass(hooks.full));
     for (size_t row = 0; row < rows.size(); ++row) {
       RETURN_IF_ERROR(engine_->forward().Logits(static_cast<int32_t>(row), full_logits[row]));
     }
     // From the last row to the first: each draft still finds the full model's keys and values before it.
     for (size_t row = rows.size(); row-- > 0;) {
       kv.Truncate(sequence, static_cast<int32_t>(done + row));
+      if (hooks.before_draft) {
+        hooks.before_draft(static_cast<int32_t>(row));
+        run.draft_rows = DraftRows::Build(engine_->weights(), engine_->overlay(), &engine_->predictor());
+      }
       RETURN_IF_ERROR(DraftPass(rows.subspan(row, 1), run.draft_rows));
       on_position(tokens[done + row + 1], full_logits[row], logits_);
     }
-    RETURN_IF_ERROR(full_pass());
+    RETURN_IF_ERROR(full_pass(nullptr));
   }
   return absl::OkStatus();
 }

@@ -39,6 +39,14 @@ struct GenerationOptions {
   std::function<void(std::span<const TokenId> chain, int32_t accepted, TokenId next)> on_cycle;
 };
 
+// Who looks on while Generator::CompareDrafts runs.
+struct CompareHooks {
+  PassObserver* full = nullptr;  // of the full pass over each piece of the text
+  // Before each draft, of this row of the piece; pieces are drafted from their last row to the first. What the
+  // predictor chooses then is what the draft uses.
+  std::function<void(int32_t row)> before_draft;
+};
+
 class Generator {
  public:
   // Bytes that Generate keeps of each token of the text. (Room is taken beforehand: a vector that doubles would hold
@@ -60,7 +68,8 @@ class Generator {
   // predictors look at; at each later position both see the full model's keys and values of what came before.
   // on_position: the text's own next token and the logits of both. REQUIRES: engine.can_draft().
   using CompareFn = std::function<void(TokenId next, std::span<const float> full, std::span<const float> draft)>;
-  absl::Status CompareDrafts(std::span<const TokenId> tokens, int32_t prompt_tokens, const CompareFn& on_position);
+  absl::Status CompareDrafts(std::span<const TokenId> tokens, int32_t prompt_tokens, const CompareFn& on_position,
+                             const CompareHooks& hooks = {});
   // Logits of the full model after the last token. [vocab_size]
   absl::StatusOr<std::vector<float>> LogitsAfter(std::span<const TokenId> tokens);
 

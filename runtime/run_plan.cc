@@ -32,15 +32,17 @@ KvType KvTypeOf(const Config& config) {
 
 HarvestMode HarvestOf(const Config& config, const ModelFile& model, const RunPlanOptions& options) {
   if (model.packed() == nullptr || !NeedsPacked(options.mode)) return HarvestMode::kOff;
+  if (config.cache.harvest) return *config.cache.harvest;
+  if (options.follows_text) return HarvestMode::kText;
   const bool wants_prompt_rows = options.observes_prompt && !options.chooses_by_token;
-  return config.cache.harvest.value_or(wants_prompt_rows ? HarvestMode::kPrompt : HarvestMode::kOff);
+  return wants_prompt_rows ? HarvestMode::kPrompt : HarvestMode::kOff;
 }
 
 int32_t CaptureRows(const ModelFile& model, const RunPlanOptions& options, HarvestMode harvest,
                     const Forward::Limits& limits) {
   if (model.packed() == nullptr || !NeedsPacked(options.mode)) return 0;
   if (options.observes_prompt || harvest == HarvestMode::kPrompt) return limits.batch_rows;
-  return harvest == HarvestMode::kText ? limits.logit_rows : 0;
+  return harvest == HarvestMode::kText || options.captures_verified ? limits.logit_rows : 0;
 }
 
 Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const Backend& backend,
@@ -96,7 +98,17 @@ bool NeedsPacked(RunMode mode) {
 }
 
 PredictorOptions PredictorOptionsOf(const Config& config) {
-  return {config.draft.predictor, config.draft.density, config.draft.value_density, config.sampling.seed};
+  PredictorOptions options;
+  options.name = config.draft.predictor;
+  options.density = config.draft.density;
+  options.layer_densities = config.draft.layer_densities;
+  options.value_density = config.draft.value_density;
+  options.selection = config.draft.selection;
+  options.prior = config.draft.prior;
+  options.refresh = config.draft.refresh;
+  options.shared = config.draft.shared;
+  options.seed = config.sampling.seed;
+  return options;
 }
 
 uint64_t MeasureProgramBytes() {

@@ -37,6 +37,8 @@ struct RunPlanOptions {
   uint64_t program_bytes = 0;
   bool observes_up = false;  // and what up gives
   bool chooses_by_token = false;
+  bool follows_text = false;
+  bool captures_verified = false;  // an observer reads the values of passes of logit_rows rows
   bool needs_row_norms = false;
   uint64_t trace_bytes = 0;
   uint64_t text_bytes = 0;  // of a generation: what its caller keeps of it

@@ -2,6 +2,7 @@
 
 #include "runtime/bleu.h"
 #include "runtime/generator.h"
+#include "runtime/run_plan.h"
 
 namespace dogstar {
 namespace {
@@ -32,7 +33,7 @@ void AddUse(const ModelConfig& model, const FfnUse& use, int64_t tokens, Sparsit
 struct Totals {
   int64_t advanced = 0, passes = 0, tokens = 0;
   int32_t differences = 0;
-  double bleu = 0, seconds = 0, density = 0;
+  double bleu = 0, seconds = 0;
 
   double accepted() const { return passes > 0 ? static_cast<double>(advanced) / static_cast<double>(passes) : 0; }
 };
@@ -46,7 +47,6 @@ absl::StatusOr<Totals> RunPrompts(Engine* engine, RunMode mode, const SparsityTe
     totals.advanced += run.result.advanced;
     totals.passes += run.result.full_passes;
     totals.tokens += static_cast<int64_t>(run.result.tokens.size()) - 1;
-    totals.density = run.result.draft_density;
     totals.seconds += run.result.decode_seconds;
     totals.differences += run.text != texts.dense[i];
     totals.bleu += Bleu(run.text, texts.dense[i]) / static_cast<double>(texts.prompts.size());
@@ -69,11 +69,21 @@ absl::StatusOr<SparsityResult> MeasureSparsity(Engine* engine, const SparsityTex
                                                const std::function<bool()>& go_on) {
   SparsityResult result;
   engine->forward().TakeDraftUse();
-  ASSIGN_OR_RETURN(result.agreement, MeasureAgreement(engine, texts.scored, texts.prompt_tokens));
-  const FfnUse use = engine->forward().TakeDraftUse();
+  RowUse row_use(&engine->weights(), ThreadsOf(engine->config()), engine->forward().limits().logit_rows,
+                 &engine->predictor());
+  engine->forward().SetDraftObserver(&row_use);
+  const absl::StatusOr<Agreement> agreement =
+      MeasureAgreement(engine, texts.scored, texts.prompt_tokens, row_use.Hooks());
+  engine->forward().SetDraftObserver(nullptr);
+  RETURN_IF_ERROR(agreement.status());
+  result.agreement = *agreement;
+  result.rows = row_use.Totals();
+  result.used_density = result.read_share = result.rows.mean_used();
+  AddUse(engine->model().config(), engine->forward().TakeDraftUse(), result.agreement.positions(), &result);
+  if (engine->predictor().evaluation_only()) {
+    return result;
+  }
   ASSIGN_OR_RETURN(const Totals sparse, RunPrompts(engine, RunMode::kSparse, texts, go_on));
-  result.used_density = result.read_share = sparse.density;
-  AddUse(engine->model().config(), use, result.agreement.positions(), &result);
   result.bleu = sparse.bleu;
   result.tokens_per_second = sparse.seconds > 0 ? static_cast<double>(sparse.tokens) / sparse.seconds : 0;
   ASSIGN_OR_RETURN(const Totals strict, RunPrompts(engine, RunMode::kStrict, texts, go_on));

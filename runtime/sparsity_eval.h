@@ -1,8 +1,8 @@
 // Sparsity evaluation: what a model loses when tokens use only some of its FFN rows, and what drafts by these rows are
 // worth to the corrector.
 //
-// One engine in a mode that drafts, with one predictor and density. Rows that are resident, used and fetched are three
-// things: here everything is resident and nothing is fetched; `read` counts rows whose parts a token's FFN reads.
+// One engine in a mode that drafts, with one predictor and density, made with Options::captures_verified. Everything is
+// in memory; what would have to be, and what would be fetched otherwise, is counted (row_use.h).
 //
 // Threads: one.
 #pragma once
@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "runtime/engine.h"
 #include "runtime/evaluation.h"
+#include "runtime/row_use.h"
 
 namespace dogstar {
 
@@ -29,6 +30,7 @@ struct SparsityResult {
   Agreement agreement;
   double used_density = 0;  // rows whose down part a token uses / rows
   double read_share = 0;  // of the bytes of gate, up and down that a token reads, by rows (gate-first reads all gates)
+  RowUseTotals rows;      // along the scored text
   // Tokens per full pass with periods of 16, and how many passes that is the mean of.
   double strict_accepted = 0, sirius_accepted = 0;
   int64_t strict_cycles = 0, sirius_cycles = 0;
@@ -40,7 +42,8 @@ struct SparsityResult {
 
 // Texts of the full model, by an engine in mode dense or any other.
 absl::Status ContinueDense(Engine* engine, SparsityTexts* texts);
-// Cancelled when go_on says false.
+// Cancelled when go_on says false. A predictor for evaluation only (the oracle) is compared along the scored text and
+// continues nothing.
 absl::StatusOr<SparsityResult> MeasureSparsity(Engine* engine, const SparsityTexts& texts,
                                                const std::function<bool()>& go_on);
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Plots tables of `dogstar eval --task sparsity --csv`: acceptance and divergence by what a token reads of the FFN.
+"""Plots tables of `dogstar eval --task sparsity --csv`: acceptance and divergence by what a token touches of the FFN.
+
+Methods that need values which no run has (oracles) are dashed. A panel without figures is left out.
 
   scripts/plot_sparsity.py OUTPUT.png NAME=TABLE.csv [NAME=TABLE.csv ...]     (needs matplotlib)
 """
@@ -22,13 +24,17 @@ def rows_of(path):
 
 
 def draw(axes, rows, key, label, logarithmic):
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    for color, method in zip(COLORS, methods):
-        points = sorted((float(r["read_share"]), float(r[key])) for r in rows if r["method"] == method)
-        oracle = any(r["method"] == method and r["oracle"] == "true" for r in rows)
-        axes.plot(*zip(*points), color=color, marker="o", markersize=3, linestyle="--" if oracle else "-",
-                  label=method + (" (oracle)" if oracle else ""))
-    axes.set_xlabel("share of the FFN's row parts that a token reads")
+    methods = list(dict.fromkeys((row["method"], row["by_layer"] == "true") for row in rows))
+    for index, (method, by_layer) in enumerate(methods):
+        own = [r for r in rows if r["method"] == method and (r["by_layer"] == "true") == by_layer and r[key]]
+        if not own:
+            continue
+        points = sorted((float(r["touched_bytes"]) / float(r["ffn_bytes"]), float(r[key])) for r in own)
+        oracle = own[0]["oracle"] == "true"
+        axes.plot(*zip(*points), color=COLORS[index % len(COLORS)], marker="s" if by_layer else "o", markersize=3,
+                  linestyle="--" if oracle else "-",
+                  label=method + (" by layer" if by_layer else "") + (" (oracle)" if oracle else ""))
+    axes.set_xlabel("FFN bytes that a token touches / all")
     axes.set_ylabel(label)
     if logarithmic:
         axes.set_yscale("log")
@@ -39,10 +45,11 @@ def main():
     if len(sys.argv) < 3 or any("=" not in argument for argument in sys.argv[2:]):
         sys.exit(__doc__)
     tables = [argument.split("=", 1) for argument in sys.argv[2:]]
-    figure, grid = plt.subplots(len(tables), len(PANELS), figsize=(11, 4.2 * len(tables)), squeeze=False)
-    for line, (name, path) in zip(grid, tables):
-        rows = rows_of(path)
-        for axes, (key, label, logarithmic) in zip(line, PANELS):
+    tables = [(name, rows_of(path)) for name, path in tables]
+    panels = [panel for panel in PANELS if any(row[panel[0]] for _, rows in tables for row in rows)]
+    figure, grid = plt.subplots(len(tables), len(panels), figsize=(5.5 * len(panels), 4.2 * len(tables)), squeeze=False)
+    for line, (name, rows) in zip(grid, tables):
+        for axes, (key, label, logarithmic) in zip(line, panels):
             draw(axes, rows, key, label, logarithmic)
             axes.set_title(name)
         line[0].legend(fontsize=8)

@@ -194,6 +194,8 @@ void AddSparsityOptions(CLI::App* eval, SparsityArguments* sparsity) {
   eval->add_option("--new-tokens", sparsity->new_tokens, "sparsity: tokens to continue them by")
       ->check(CLI::Range(2, 1 << 20));
   eval->add_flag("--chat", sparsity->chat, "sparsity: prompts are messages of a user");
+  eval->add_flag("--by-layer", sparsity->by_layer,
+                 "sparsity: each method again with a density for each layer, by sensitivities measured first (slow)");
   eval->add_option("--csv", sparsity->csv, "sparsity: also as a CSV file");
 }
 

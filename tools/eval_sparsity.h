@@ -17,7 +17,8 @@ struct SparsityArguments {
   std::vector<std::string> methods = {"resident", "griffin", "gate", "gate-weighted", "two-stage", "contribution"};
   std::vector<double> densities = {0.3, 0.5, 0.7, 0.9};
   int32_t prompt_tokens = 64, max_tokens = 320, new_tokens = 48, prompts = 4;
-  bool chat = false;  // prompts are users' messages
+  bool chat = false;      // prompts are users' messages
+  bool by_layer = false;  // each method again with densities by layer, from sensitivities measured on the text's rest
   bool json = false;
 };
 

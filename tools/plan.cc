@@ -80,6 +80,7 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   options.observes_prompt = predictor->observes_prompt();
   options.observes_up = predictor->observes_up();
   options.chooses_by_token = predictor->chooses_by_token();
+  options.follows_text = predictor->follows_text();
   options.needs_row_norms = predictor->needs_row_norms();
   options.program_bytes = MeasureProgramBytes();
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));

@@ -46,7 +46,7 @@ Variant Harvesting(const std::string& name, EvictionKind kind, uint64_t budget,
 // Drafts by every predictor that chooses rows, all resident or by what the budget holds.
 void AddPredictors(uint64_t budget, std::vector<Variant>* variants) {
   for (const char* name :
-       {"gate", "gate-weighted", "two-stage", "magnitude", "contribution", "random", "weight-norm"}) {
+       {"gate", "gate-weighted", "two-stage", "magnitude", "contribution", "random", "weight-norm", "lag"}) {
     const bool streams = variants->size() % 2 == 0;
     variants->push_back({fmt::format("strict, {} at 0.4{}", name, streams ? ", budget" : ""), [=](Config* c) {
                            if (streams) c->budget.ram = budget;
@@ -55,6 +55,35 @@ void AddPredictors(uint64_t budget, std::vector<Variant>* variants) {
                            Strict(c, 6, false);
                          }});
   }
+}
+
+// Ways of choosing that are settings of other predictors.
+std::vector<Variant> Choices(uint64_t budget) {
+  std::vector<Variant> variants;
+  for (const char* selection : {"topk_sample", "sample", "random", "magnitude"}) {
+    variants.push_back({fmt::format("strict, griffin at 0.4 by {}", selection), [=](Config* c) {
+                          c->draft.predictor = "griffin", c->draft.density = 0.4, c->draft.selection = selection;
+                          Strict(c, 6, false);
+                        }});
+  }
+  variants.push_back({"strict, griffin with a prior, budget", [=](Config* c) {
+                        c->budget.ram = budget;
+                        c->draft.predictor = "griffin", c->draft.density = 0.3, c->draft.prior = 16;
+                        Strict(c, 6, false);
+                      }});
+  variants.push_back({"strict, gate-weighted by layer", [=](Config* c) {
+                        c->draft.predictor = "gate-weighted", c->draft.layer_densities = {0.9, 0.2, 0.5, 0};
+                        Strict(c, 6, false);
+                      }});
+  variants.push_back({"strict, two-stage, shared", [=](Config* c) {
+                        c->draft.predictor = "two-stage", c->draft.density = 0.5, c->draft.shared = true;
+                        Strict(c, 6, false);
+                      }});
+  variants.push_back({"strict, lag taken anew every third token", [=](Config* c) {
+                        c->draft.predictor = "lag", c->draft.density = 0.5, c->draft.refresh = 3;
+                        Strict(c, 6, false);
+                      }});
+  return variants;
 }
 
 std::vector<Variant> Variants(uint64_t budget) {
@@ -101,13 +130,13 @@ std::vector<std::pair<TokenId, float>> FlatLogprobs(const GenerationResult& resu
 }
 
 // dense_run: what all of them gave; may be null.
-void ExpectAllEqual(const Config& base, const std::string& prompt, const GenerationOptions& options, uint64_t budget,
-                    GenerationResult* dense_run = nullptr) {
+void ExpectEqual(const std::vector<Variant>& variants, const Config& base, const std::string& prompt,
+                 const GenerationOptions& options, GenerationResult* dense_run) {
   const absl::StatusOr<RunOutput> dense = RunModel(base, prompt, options);
   ASSERT_TRUE(dense.ok()) << dense.status();
   if (dense_run != nullptr) *dense_run = dense->result;
   EXPECT_EQ(dense->complement_bytes, 0U);
-  for (const Variant& variant : Variants(budget)) {
+  for (const Variant& variant : variants) {
     Config config = base;
     variant.change(&config);
     const absl::StatusOr<RunOutput> output = RunModel(config, prompt, options);
@@ -120,6 +149,11 @@ void ExpectAllEqual(const Config& base, const std::string& prompt, const Generat
       EXPECT_GT(output->complement_bytes, 0U) << variant.name;
     }
   }
+}
+
+void ExpectAllEqual(const Config& base, const std::string& prompt, const GenerationOptions& options, uint64_t budget,
+                    GenerationResult* dense_run = nullptr) {
+  ExpectEqual(Variants(budget), base, prompt, options, dense_run);
 }
 
 GenerationOptions PastTheEnd(int32_t tokens, int32_t logprobs = 0) {
@@ -204,6 +238,43 @@ TEST_F(SamplingIdentityTest, PenaltiesBiasAndASlidingContext) {
     EXPECT_EQ(std::count(dense.tokens.begin(), dense.tokens.end(), TokenId{9}), 0);
     EXPECT_EQ(dense.context_slides > 0, test.context > 0);
   }
+}
+
+// references/sirius.md 8, item 34: with every row the draft is the full model; above a threshold of 1 no draft stands;
+// at 0 every one does.
+TEST_F(SamplingIdentityTest, DensityAndThresholdAtTheirEnds) {
+  const RunOutput dense = RunModel(config_, kPrompt, 33).value();
+  for (const char* name : {"resident", "griffin", "gate", "gate-weighted", "two-stage", "contribution", "random"}) {
+    Config config = config_;
+    config.draft.predictor = name;
+    config.draft.density = config.draft.value_density = 1;
+    Strict(&config, 8, false);
+    const RunOutput whole = RunModel(config, kPrompt, 33).value();
+    EXPECT_EQ(whole.result.tokens, dense.result.tokens) << name;
+    EXPECT_EQ(whole.result.accepted_mean(), 8) << name;  // 32 tokens after the first: 4 cycles of 8
+    config.draft.density = config.draft.value_density = 0.2;
+    config.corrector.mode = RunMode::kSirius;
+    config.corrector.threshold = 1.5;
+    const RunOutput none = RunModel(config, kPrompt, 33).value();
+    EXPECT_EQ(none.result.tokens, dense.result.tokens) << name;
+    EXPECT_EQ(none.result.accepted_mean(), 1) << name;
+    config.corrector.threshold = 0;
+    EXPECT_EQ(RunModel(config, kPrompt, 33).value().result.accepted_mean(), 8) << name;
+  }
+}
+
+TEST_F(SamplingIdentityTest, EveryWayOfChoosing) {
+  config_.sampling.temperature = 0.8;
+  ExpectEqual(Choices(budget_), config_, kPrompt, PastTheEnd(24), nullptr);
+}
+
+TEST_F(SamplingIdentityTest, WhatOnlyAnEvaluationKnowsIsRefused) {
+  config_.draft.predictor = "oracle";
+  config_.draft.density = 0.5;
+  Strict(&config_, 8, false);
+  const absl::Status refused = RunModel(config_, kPrompt, 4).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.message().find("eval --task sparsity"), std::string::npos) << refused;
 }
 
 TEST_F(SamplingIdentityTest, AFullContextStopsAtTheSameToken) {

@@ -204,15 +204,27 @@ TEST_F(ProgramTest, SparsityIsATableOfMethodsAndDensities) {
   WriteFile("prompts.txt", "hello\n{\"question\": \"what?\"}\n\n{\"prompt\": \"third\"}\n");
   const std::string command = "eval " + model_ + " --task sparsity -f " + folder_.Path("text.txt") +
                               " --prompt-tokens 32 --max-tokens 64 --new-tokens 12 --prompt-count 2";
-  const ProgramOutput output =
-      RunProgram(folder_, command + " --methods gate,contribution,random --densities 1,0.25 --json --prompts " +
-                              folder_.Path("prompts.txt") + " --csv " + folder_.Path("table.csv"));
+  const ProgramOutput output = RunProgram(
+      folder_, command + " --methods gate,contribution,random,lag,oracle --densities 1,0.25 --json --prompts " +
+                   folder_.Path("prompts.txt") + " --csv " + folder_.Path("table.csv"));
   ASSERT_EQ(output.exit_code, 0) << output.err;
   const nlohmann::json json = nlohmann::json::parse(output.out);
-  ASSERT_EQ(json["cells"].size(), 6U);
+  ASSERT_EQ(json["cells"].size(), 10U);
   for (const nlohmann::json& cell : json["cells"]) {
+    const bool is_bound = cell["method"] == "oracle";
+    EXPECT_EQ(cell["oracle"], is_bound || cell["method"] == "contribution");
+    // What tokens touch between them holds what one touches, and that holds what its neighbour did not.
+    EXPECT_GE(cell["resident_bytes"].get<double>() * 1.0001, cell["touched_bytes"].get<double>());
+    EXPECT_GE(cell["touched_bytes"].get<double>() * 1.0001, cell["fetched_bytes"].get<double>());
+    EXPECT_NEAR(cell["touched_bytes"].get<double>() / cell["ffn_bytes"].get<double>(), cell["read_share"], 0.02);
+    if (is_bound || cell["density"] == 1) {
+      EXPECT_NEAR(cell["recall"].get<double>(), 1, 1e-3) << cell["method"];
+    }
+    if (is_bound) {
+      EXPECT_TRUE(cell["strict_accepted_mean"].is_null());
+      continue;
+    }
     EXPECT_EQ(cell["strict_differences"], 0);
-    EXPECT_EQ(cell["oracle"], cell["method"] == "contribution");
     EXPECT_GE(cell["strict_accepted_mean"].get<double>(), 1);
     EXPECT_GE(cell["read_share"].get<double>(), cell["used_density"].get<double>());
     if (cell["density"] == 1) {  // all rows: the draft is the full model
@@ -229,7 +241,7 @@ TEST_F(ProgramTest, SparsityIsATableOfMethodsAndDensities) {
   std::string line;
   int lines = 0;
   while (std::getline(csv, line)) lines += line.empty() ? 0 : 1;
-  EXPECT_EQ(lines, 7);
+  EXPECT_EQ(lines, 11);
   WriteFile("bad.txt", "{\"text\": 1}\n");
   const ProgramOutput bad = RunProgram(folder_, command + " --prompts " + folder_.Path("bad.txt"));
   EXPECT_EQ(bad.exit_code, 1);
