@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   dogstar::AddPackCommand(app, &context);
   dogstar::AddPlanCommand(app, &context);
   dogstar::AddProbeCommand(app, &context);
+  dogstar::AddSimulateCommand(app, &context);
   dogstar::AddInspectCommand(app, &context);
   dogstar::AddTokenizeCommand(app, &context);
   dogstar::AddSynthCommand(app, &context);

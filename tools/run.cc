@@ -19,7 +19,7 @@ namespace {
 
 struct RunArguments {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
-  std::string prompt, prompt_file, system, template_name, trace_file;
+  std::string prompt, prompt_file, system, template_name, trace_file, record_file;
   std::vector<std::string> stops;
   int32_t max_tokens = 128;
   bool ignore_eos = false, chat = false, raw = false, json = false;
@@ -172,6 +172,19 @@ absl::Status WriteTrace(Trace* trace, const std::string& path, const Hooks& hook
   return absl::OkStatus();
 }
 
+absl::Status EndRecord(AccessRecorder* accesses, const std::string& path, const Hooks& hooks) {
+  RETURN_IF_ERROR(accesses->Finish());
+  if (accesses->requests() > 0) {
+    hooks.note(fmt::format("{} requests in {}; dogstar simulate reads it", accesses->requests(), path));
+  } else {
+    hooks.note(
+        fmt::format("{} has passes and no requests: those are what an overlay that follows the text sees, in "
+                    "strict and sirius mode with --set cache.harvest=text",
+                    path));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Run(const RunArguments& arguments) {
   ASSIGN_OR_RETURN(const Config config, ReadConfig(*arguments.model));
   Progress bar;
@@ -184,8 +197,13 @@ absl::Status Run(const RunArguments& arguments) {
   if (!arguments.trace_file.empty()) {
     ASSIGN_OR_RETURN(trace, Trace::Create(arguments.trace_file));
   }
+  std::unique_ptr<AccessRecorder> accesses;
+  if (!arguments.record_file.empty()) {
+    ASSIGN_OR_RETURN(accesses, AccessRecorder::Create(arguments.record_file));
+  }
   Engine::Options options;
   options.mode = choice.mode;
+  options.accesses = accesses.get();
   options.trace = trace.get();
   options.context_slots = ContextSlots(config, *model, static_cast<int32_t>(prompt.size()), arguments.max_tokens);
   options.logit_rows = LogitRows(config, choice.mode);
@@ -226,6 +244,7 @@ absl::Status Run(const RunArguments& arguments) {
   bar.Finish();
   show(stops.Flush());
   if (!status.ok()) result.stop = StopReason::kFailed;
+  if (accesses != nullptr) RETURN_IF_ERROR(EndRecord(accesses.get(), arguments.record_file, hooks));
   if (trace != nullptr) RETURN_IF_ERROR(WriteTrace(trace.get(), arguments.trace_file, hooks));
   if (config.draft.density > result.draft_density + 0.01) {
     hooks.note(fmt::format("draft.density {} was asked for, the budget holds {:.2f} of the rows: drafts used those",
@@ -268,6 +287,8 @@ void AddRunCommand(CLI::App& app, CommandContext* context) {
       ->check(CLI::Range(0, 1000));
   run->add_option("--trace", arguments->trace_file,
                   "write a trace of reads, waits and passes for Perfetto or chrome://tracing");
+  run->add_option("--record", arguments->record_file,
+                  "write the requests that the overlay's policy sees, for dogstar simulate");
   run->add_flag("--json", arguments->json, "one JSON object on standard output");
   run->callback([arguments, context] { context->run = [arguments] { return Run(*arguments); }; });
 }
