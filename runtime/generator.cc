@@ -324,6 +324,9 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   result.full_seconds += seconds;
   ++result.full_passes;
   result.advanced += verdict.accepted + 1;
+  const size_t won = static_cast<size_t>(verdict.accepted) + 1;
+  if (result.cycle_tokens.size() <= won) result.cycle_tokens.resize(won + 1);
+  ++result.cycle_tokens[won];
   result.drafts_accepted += verdict.accepted;
   result.drafts_judged += std::min(verdict.accepted + 1, rows - 1);
   for (int32_t i = 0; i < verdict.accepted && !run->done; ++i) {

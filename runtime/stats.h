@@ -29,7 +29,8 @@ struct GenerationResult {
   int64_t draft_steps = 0;
   int64_t drafts_judged = 0;
   int64_t drafts_accepted = 0;
-  int64_t advanced = 0;  // accepted drafts + one token a cycle
+  std::vector<int64_t> cycle_tokens;  // [t]: full passes of corrected modes that won t tokens
+  int64_t advanced = 0;               // accepted drafts + one token a cycle
   double draft_seconds = 0;
   double full_seconds = 0;
   double dense_share = 0;    // cycles that drafted nothing although they might have

@@ -30,7 +30,7 @@ struct SimulateFlags {
   int32_t page = 1, prefetch = 0, threads = 0;
   int64_t token_requests = 1000;
   uint64_t object_bytes = 0;
-  bool warm = false, replay = false, by_layer = false;
+  bool warm = false, replay = false, by_layer = false, list = false;
 };
 
 // What is simulated, and on what.
@@ -362,6 +362,10 @@ absl::Status WriteCsv(const std::string& path, const Subject& subject, const std
 
 absl::Status RunSimulate(const SimulateFlags& flags, bool json) {
   ASSIGN_OR_RETURN(const Subject subject, Open(flags));
+  if (flags.list) {
+    for (PageKey key : subject.list.keys) fmt::print("{}\n", ToInt(key));
+    return absl::OkStatus();
+  }
   CatchInterrupt();
   Progress bar;
   const int threads = flags.threads > 0 ? flags.threads : std::max(1U, std::thread::hardware_concurrency());
@@ -416,6 +420,7 @@ void AddSimulateCommand(CLI::App& app, CommandContext* context) {
       ->check(CLI::Range(0, 1 << 16));
   command->add_flag("--warm", flags->warm, "the same requests once more, with the cache as it was left");
   command->add_flag("--replay", flags->replay, "also each policy and size by the overlay's own rules");
+  command->add_flag("--list", flags->list, "only print the requests, one id (layer * 2^32 + row) a line");
   command->add_flag("--by-layer", flags->by_layer, "with --json: misses of each layer");
   command
       ->add_option("--token-requests", flags->token_requests, "with --csv: requests of a token (lfu-aged, least-stale)")
