@@ -25,8 +25,17 @@ RequestList ListOf(std::string_view letters) {
   return list;
 }
 
+Simulation Of(std::string_view policy, std::vector<int32_t> slots, int32_t prefetch = 0, bool warm = false) {
+  Simulation simulation;
+  simulation.policy = PolicyOf(policy);
+  simulation.slots = std::move(slots);
+  simulation.prefetch = prefetch;
+  simulation.warm = warm;
+  return simulation;
+}
+
 SimulationResult Play(const RequestList& list, std::string_view policy, int32_t slots, bool warm = false) {
-  return Simulate(list, {PolicyOf(policy), {}, {slots}, 0, warm});
+  return Simulate(list, Of(policy, {slots}, 0, warm));
 }
 
 RequestList RandomList(int requests, int keys, uint64_t seed) {
@@ -100,7 +109,7 @@ TEST(SimulatorTest, CountsOfALoopAreKnown) {
 
 TEST(SimulatorTest, PrefetchBringsWhatFollows) {
   const RequestList list = ListOf("abcdefgh");
-  const SimulationResult result = Simulate(list, {PolicyOf("lru"), {}, {8}, 3, false});
+  const SimulationResult result = Simulate(list, Of("lru", {8}, 3));
   EXPECT_EQ(result.cold.misses, 2);
   EXPECT_EQ(result.cold.prefetched, 6);
 }
@@ -117,7 +126,7 @@ TEST(SimulatorTest, PartsOfLayersDoNotDisturbEachOther) {
   }
   list.Index();
   for (const char* policy : {"lru", "fifo", "sieve", "belady"}) {
-    const SimulationResult result = Simulate(list, {PolicyOf(policy), {}, {1, 2}, 0, false});
+    const SimulationResult result = Simulate(list, Of(policy, {1, 2}));
     EXPECT_EQ(result.cold.hits, 49) << policy;
     EXPECT_THAT(result.layer_misses, testing::ElementsAre(1, 100));
     EXPECT_EQ(result.phase_misses[static_cast<size_t>(AccessPhase::kVerify)], 101);
@@ -128,7 +137,7 @@ TEST(SimulatorTest, ThreadsChangeNoCount) {
   const RequestList list = RandomList(2000, 26, 9);
   std::vector<Simulation> simulations;
   for (const SimulatedPolicy& policy : SimulatedPolicies()) {
-    for (int32_t slots : {2, 9}) simulations.push_back({policy, {}, {slots}, 0, true});
+    for (int32_t slots : {2, 9}) simulations.push_back(Of(policy.name, {slots}, 0, true));
   }
   int calls = 0;
   const auto count = [&](int, int) { return ++calls > 0; };

@@ -5,8 +5,9 @@
   VENV/bin/python scripts/check_policies.py [--dogstar build/release/dogstar] [--requests 200000] [--trace RECORDED ...]
 
 Traces: Zipf (0.9, 20000 keys), the same with a loop of 1500 keys and single scans mixed in, and each --trace (from
-dogstar run --record), its first --requests requests. Exit code 1 and a line per difference. Sizes are multiples of 20, so that shares of a
-cache (10%, 25%, quarters) are whole numbers in both.
+dogstar run --record), its first --requests requests. Exit code 1 and a line per difference. Sizes are multiples of 20,
+so that shares of a cache (10%, 25%, quarters) are whole numbers in both; give larger ones with --slots where a trace
+asks for more keys within a token.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import repository
 # Ours -> theirs. lfu-aged, least-stale and static-hot have no counterpart there.
 THEIRS = {"fifo": "FIFO", "lru": "LRU", "lfu": "LFU", "clock": "Clock", "2q": "TwoQ", "arc": "ARC", "slru": "SLRU",
           "s3fifo": "S3FIFO", "sieve": "Sieve", "belady": "Belady"}
-SLOTS = [20, 100, 1000, 5000]
+SLOTS = "20,100,1000,5000"
 
 
 def zipf(count, keys, exponent, rng):
@@ -77,12 +78,11 @@ def their_hits(name, slots, trace, uses):
     return hits
 
 
-def our_rows(dogstar, trace):
+def our_rows(dogstar, trace, slots):
     with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
         file.write("".join(f"{key}\n" for key in trace))
         file.flush()
-        command = [dogstar, "simulate", "--csv", file.name, "--json", "--slots", ",".join(map(str, SLOTS)),
-                   "--policies", ",".join(THEIRS)]
+        command = [dogstar, "simulate", "--csv", file.name, "--json", "--slots", slots, "--policies", ",".join(THEIRS)]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["results"]
 
 
@@ -90,6 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dogstar", default=os.path.join(repository.ROOT, "build/release/dogstar"))
     parser.add_argument("--requests", type=int, default=200000)
+    parser.add_argument("--slots", default=SLOTS)
     parser.add_argument("--trace", action="append", default=[])
     options = parser.parse_args()
     rng = random.Random(1)
@@ -100,7 +101,7 @@ def main():
     print(f"{'trace':12} {'policy':8} {'slots':>6} {'hits':>8} {'libCacheSim':>12}")
     for name, trace in traces.items():
         uses = next_uses(trace)
-        for row in our_rows(options.dogstar, trace):
+        for row in our_rows(options.dogstar, trace, options.slots):
             theirs = their_hits(THEIRS[row["policy"]], row["slots"], trace, uses)
             mark = "" if theirs == row["hits"] else f"  {row['hits'] - theirs:+d}"
             different += mark != ""

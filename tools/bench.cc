@@ -275,6 +275,7 @@ absl::Status RunBenchCommand(const BenchFlags& flags, bool json) {
   for (const Setting& setting : settings) total += flags.repetitions + (setting.state == BenchState::kWarm ? 1 : 0);
   const double start = Now();
   const auto on_run = [&] {
+    bar.Finish();  // the last run's loading
     const double left = done > 0 ? (Now() - start) / done * (total - done) : 0;
     bar.Steps(done > 0 ? fmt::format("bench, {} left", TimeLeft(left)) : "bench", done, total);
     ++done;

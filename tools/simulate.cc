@@ -310,7 +310,7 @@ void PrintGrid(const Subject& subject, const std::vector<Row>& rows, const std::
 void Print(const SimulateFlags& flags, const Subject& subject, const std::vector<Row>& rows, const Replays& replays) {
   const RequestList& list = subject.list;
   const double requests = static_cast<double>(list.keys.size());
-  fmt::print("{} requests for {} objects; {} in {}: {:.1f}% of the requests are first ones (compulsory misses)\n",
+  fmt::print("{} requests for {} objects; {} {}; {:.1f}% of the requests are first ones (compulsory misses)\n",
              list.keys.size(), list.distinct.size(), list.tokens.size(), subject.trace ? "tokens" : "pieces",
              100 * static_cast<double>(list.distinct.size()) / requests);
   PrintGrid(subject, rows, "hits, % of requests (simulated)", [&](const Row& row) {

@@ -2,12 +2,17 @@
 // replayed.
 #include <sys/mman.h>
 
+#include <cstring>
 #include <string>
+#include <utility>
 
 #include "memory/access_trace.h"
 #include "memory/simulator.h"
 #include "runtime/overlay_replay.h"
 #include "tests/fuzz/fuzz.h"
+
+#define XXH_INLINE_ALL
+#include "xxhash.h"
 
 namespace {
 
@@ -44,22 +49,52 @@ std::string Recorded() {
 
 std::vector<std::string> FuzzSeeds() {
   const std::string trace = Recorded();
-  return {trace, trace.substr(0, trace.size() - 9), "DOGTRACE"};
+  const auto [offset, bytes] = dogstar::ParseAccessTrace(trace, "seed").value().chunks[0];
+  return {trace, trace.substr(0, trace.size() - 9), "DOGTRACE", trace.substr(offset, bytes)};
 }
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const auto trace = dogstar::ParseAccessTrace(std::string(reinterpret_cast<const char*>(data), size), "fuzz.trace");
+namespace {
+
+// The bytes as the payload of a chunk with a right checksum, behind a good header.
+std::string AsChunk(std::string payload) {
+  static const std::string header = [] {  // immutable
+    const std::string trace = Recorded();
+    return trace.substr(0, dogstar::ParseAccessTrace(trace, "seed").value().chunks[0].first - 16);
+  }();
+  const auto bytes = static_cast<uint32_t>(payload.size()), zero = uint32_t{0};
+  const uint64_t hash = XXH3_64bits(payload.data(), payload.size());
+  std::string head(16, '\0');
+  std::memcpy(head.data(), &bytes, sizeof bytes);
+  std::memcpy(head.data() + 4, &zero, sizeof zero);
+  std::memcpy(head.data() + 8, &hash, sizeof hash);
+  return header + head + payload;
+}
+
+void Check(std::string bytes) {
+  const auto trace = dogstar::ParseAccessTrace(std::move(bytes), "fuzz.trace");
   if (!trace.ok()) {
     CHECK(trace.status().message().find("fuzz.trace") != absl::string_view::npos);
-    return 0;
+    return;
   }
   const dogstar::RequestList list = dogstar::RequestsOf(*trace, 2);
-  const auto counts = dogstar::Simulate(list, {dogstar::SimulatedPolicies()[1], {}, {4}, 1, true}).cold;
+  dogstar::Simulation simulation;
+  simulation.policy = dogstar::SimulatedPolicies()[1];
+  simulation.slots = {4};
+  simulation.prefetch = 1;
+  const auto counts = dogstar::Simulate(list, simulation).cold;
   CHECK(counts.hits + counts.misses == static_cast<int64_t>(list.keys.size()));
-  if (trace->header.rows > 4096 || trace->header.layers.size() > 64) return 0;  // large tables, nothing new in them
+  if (trace->header.rows > 4096 || trace->header.layers.size() > 64) return;  // large tables, nothing new in them
   const auto options = dogstar::RecordedOptions(*trace, {});
-  if (!options.ok()) return 0;
+  if (!options.ok()) return;
   const dogstar::ReplayResult replay = dogstar::ReplayOverlay(*trace, *options);
   CHECK(replay.stats.admissions >= replay.stats.evictions);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string bytes(reinterpret_cast<const char*>(data), size);
+  Check(bytes);
+  Check(AsChunk(bytes));
   return 0;
 }
