@@ -85,7 +85,7 @@ struct SimulationResult {
   SimulationCounts cold, warm;
   std::array<int64_t, kAccessPhases> phase_hits{}, phase_misses{};  // cold
   std::vector<int64_t> layer_misses;                                // cold, [layers]
-  double requests_per_second = 0;
+  double requests_per_second = 0;                                   // of processor time
 };
 // REQUIRES: list.Index() was called; slots.size() is 1 or list.layers.
 SimulationResult Simulate(const RequestList& list, const Simulation& simulation);

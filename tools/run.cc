@@ -172,19 +172,6 @@ absl::Status WriteTrace(Trace* trace, const std::string& path, const Hooks& hook
   return absl::OkStatus();
 }
 
-absl::Status EndRecord(AccessRecorder* accesses, const std::string& path, const Hooks& hooks) {
-  RETURN_IF_ERROR(accesses->Finish());
-  if (accesses->requests() > 0) {
-    hooks.note(fmt::format("{} requests in {}; dogstar simulate reads it", accesses->requests(), path));
-  } else {
-    hooks.note(
-        fmt::format("{} has passes and no requests: those are what an overlay that follows the text sees, in "
-                    "strict and sirius mode with --set cache.harvest=text",
-                    path));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Run(const RunArguments& arguments) {
   ASSIGN_OR_RETURN(const Config config, ReadConfig(*arguments.model));
   Progress bar;
@@ -244,7 +231,9 @@ absl::Status Run(const RunArguments& arguments) {
   bar.Finish();
   show(stops.Flush());
   if (!status.ok()) result.stop = StopReason::kFailed;
-  if (accesses != nullptr) RETURN_IF_ERROR(EndRecord(accesses.get(), arguments.record_file, hooks));
+  // A trace that could not be written costs no text: that is printed first.
+  const absl::Status recorded =
+      accesses != nullptr ? FinishRecord(accesses.get(), arguments.record_file, hooks) : absl::OkStatus();
   if (trace != nullptr) RETURN_IF_ERROR(WriteTrace(trace.get(), arguments.trace_file, hooks));
   if (config.draft.density > result.draft_density + 0.01) {
     hooks.note(fmt::format("draft.density {} was asked for, the budget holds {:.2f} of the rows: drafts used those",
@@ -260,7 +249,7 @@ absl::Status Run(const RunArguments& arguments) {
     std::fflush(stdout);
     if (!result.tokens.empty()) PrintClosingLine(*engine, result);
   }
-  return status;
+  return status.ok() ? recorded : status;
 }
 
 }  // namespace
