@@ -211,7 +211,8 @@ void Price(const Subject& subject, Row* row) {
   double seconds = 0;
   const auto add = [&](int64_t misses, uint64_t bytes) {
     row->miss_bytes += static_cast<double>(misses) * static_cast<double>(bytes);
-    if (subject.disk) seconds += static_cast<double>(misses) * ReadSeconds(*subject.disk, static_cast<double>(bytes));
+    const auto read_bytes = static_cast<double>(bytes) * (1 + row->simulation->prefetch);
+    if (subject.disk) seconds += static_cast<double>(misses) * ReadSeconds(*subject.disk, read_bytes);
   };
   if (layers.empty()) add(row->result.cold.misses, subject.object_bytes[0]);
   for (size_t i = 0; i < layers.size(); ++i) add(layers[i], subject.object_bytes[i]);
@@ -228,6 +229,7 @@ std::vector<Row> MakeRows(const Subject& subject, std::vector<SimulationResult> 
     Price(subject, &row);
   }
   for (Row& row : rows) {
+    if (row.simulation->prefetch > 0) continue;  // Belady's fetches what is asked for, no more
     for (const Row& other : rows) {
       if (other.slots == row.slots && other.simulation->policy.name == "belady") {
         row.belady_misses = other.result.cold.misses;
@@ -321,7 +323,7 @@ void Print(const SimulateFlags& flags, const Subject& subject, const std::vector
       return fmt::format("{:.2f}", 100 * static_cast<double>(row.result.warm.hits) / requests);
     });
   }
-  if (!rows.empty() && rows[0].belady_misses >= 0) {
+  if (flags.prefetch == 0 && rows[0].belady_misses >= 0) {
     PrintGrid(subject, rows, "misses above Belady's, %", [&](const Row& row) {
       return fmt::format("{:.1f}", 100 * static_cast<double>(row.result.cold.misses - row.belady_misses) /
                                        static_cast<double>(std::max<int64_t>(row.belady_misses, 1)));
