@@ -154,7 +154,7 @@ void Overlay::Copy(Layer* layer, const FfnPageRef& page, int32_t row_in_page, in
                    {layer->gate, layer->up, layer->down, layer->capacity});
 }
 
-void Overlay::BeginText(LayerIndex layer_index, std::span<const float> scores) {
+std::span<const int32_t> Overlay::BeginText(LayerIndex layer_index, std::span<const float> scores) {
   Layer& layer = LayerOf(layer_index);
   const auto score_of = [&](int32_t place) {
     return scores[static_cast<size_t>(layer.row_index[static_cast<size_t>(place)])];
@@ -164,10 +164,12 @@ void Overlay::BeginText(LayerIndex layer_index, std::span<const float> scores) {
   std::sort(order_.begin(), order_.end(),
             [&](int32_t a, int32_t b) { return score_of(a) != score_of(b) ? score_of(a) < score_of(b) : a > b; });
   const int32_t first = ToInt(cache_->first_slot(ToInt(layer_index)));
-  for (int32_t place : order_) {
-    const RowIndex row{layer.row_index[static_cast<size_t>(place)]};
-    cache_->Place(KeyOf(layer_index, row), CacheSlot{first + place}, score_of(place));
+  for (int32_t& place : order_) {
+    const int32_t row = layer.row_index[static_cast<size_t>(place)];
+    cache_->Place(KeyOf(layer_index, RowIndex{row}), CacheSlot{first + place}, score_of(place));
+    place = row;
   }
+  return order_;
 }
 
 bool Overlay::Request(LayerIndex layer, RowIndex row, float uses) {

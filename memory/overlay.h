@@ -50,7 +50,8 @@ class Overlay {
   // Offers the rows of one page that is in memory: scores[i] for row i of the page. Before BeginText only.
   void Offer(LayerIndex layer, const FfnPageRef& page, std::span<const float> scores);
   // The prompt is over: the policy learns of what the layer holds. scores: uses so far, [row] of the layer.
-  void BeginText(LayerIndex layer, std::span<const float> scores);
+  // Gives the rows in the order in which it learnt of them, the worst first; valid until the next call.
+  std::span<const int32_t> BeginText(LayerIndex layer, std::span<const float> scores);
 
   // A token wanted the row; it counts so much. True: it is held. REQUIRES: BeginText.
   bool Request(LayerIndex layer, RowIndex row, float uses);
@@ -100,7 +101,7 @@ class Overlay {
   std::byte* memory_ = nullptr;
   uint64_t memory_bytes_ = 0;
   std::vector<Layer> layers_;
-  std::vector<int32_t> order_;  // places of a layer by score
+  std::vector<int32_t> order_;  // places of a layer by score, then their rows
   std::unique_ptr<PageCache> cache_;
   PageCache::Stats stats_before_;  // of caches that Carve replaced
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/panel.h"
 #include "base/units.h"
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
@@ -71,6 +72,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   options.program_bytes = options_.program_bytes ? *options_.program_bytes : MeasureProgramBytes();
   options.text_bytes = options_.text_bytes;
   options.trace_bytes = options_.trace != nullptr ? Trace::Bytes() : 0;
+  if (options_.accesses != nullptr) options.trace_bytes += AccessRecorder::Bytes(model_->config().ffn_rows);
   ASSIGN_OR_RETURN(const MachineRates machine, KnownRates(config_, hooks.note));
   StreamRates rates = StreamRatesOf(machine, model_->path());
   ASSIGN_OR_RETURN(RunPlan plan, PlanRun(config_, *model_, *backend_, options, rates));
@@ -134,6 +136,26 @@ absl::Status Engine::CreateOverlay() {
   return absl::OkStatus();
 }
 
+void Engine::BeginRecord() {
+  if (options_.accesses == nullptr) return;
+  AccessHeader header;
+  header.model = model_->path();
+  header.rows = model_->config().ffn_rows;
+  header.policy = EvictionName(config_.cache.eviction.kind);
+  header.half_life = config_.cache.eviction.lfu_half_life;
+  header.hysteresis = config_.cache.hysteresis;
+  if (model_->packed() != nullptr) header.model_hash = model_->packed()->source().header_hash;
+  for (size_t i = 0; i < placement_.layers.size(); ++i) {
+    AccessLayer& layer = header.layers.emplace_back();
+    if (model_->packed() == nullptr) continue;
+    const FfnPageLayout& layout = model_->packed()->layers()[i].layout;
+    layer.prefix_rows = std::min(placement_.layers[i].resident_pages * layout.page_rows, layout.ffn_rows);
+    layer.slots = overlay_ != nullptr ? placement_.layers[i].overlay_rows : 0;
+    layer.row_bytes = OverlaySizesOf(layout, kPanelRows).total() / kPanelRows;
+  }
+  options_.accesses->Begin(header);
+}
+
 absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(predictor_,
                    NewPredictor(PredictorOptionsOf(config_), model_->config().layer_count, model_->config().ffn_rows));
@@ -176,6 +198,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));
   forward_->SetTrace(options_.trace);
+  BeginRecord();
   return absl::OkStatus();
 }
 

@@ -19,6 +19,7 @@
 #include "device/backend.h"
 #include "io/page_reader.h"
 #include "io/reader_choice.h"
+#include "memory/access_trace.h"
 #include "memory/accountant.h"
 #include "memory/kv_cache.h"
 #include "memory/overlay.h"
@@ -51,8 +52,9 @@ class Engine {
   struct Options {
     RunMode mode = RunMode::kDense;
     int32_t context_slots = 0;
-    Trace* trace = nullptr;  // outlives the engine; may be null
-    int32_t logit_rows = 1;  // at least this many rows of logits in a pass
+    Trace* trace = nullptr;              // outlives the engine; may be null
+    AccessRecorder* accesses = nullptr;  // the same: hears of passes, and of what the overlay's policy sees
+    int32_t logit_rows = 1;              // at least this many rows of logits in a pass
     // What to count for program and vocabulary; none: measured. Tests set it, for placements that repeat.
     std::optional<uint64_t> program_bytes;
     bool captures_verified = false;  // values of full passes of logit_rows rows will be read
@@ -82,6 +84,7 @@ class Engine {
   HarvestMode harvest() const { return harvest_; }
   // Whether values of passes over the prompt are read.
   bool observes_prompt() const { return predictor_->observes_prompt() || harvest_ == HarvestMode::kPrompt; }
+  AccessRecorder* accesses() { return options_.accesses; }  // null without one
   const Weights& weights() const { return *weights_; }
   const Placement& placement() const { return placement_; }
   const Accountant& accountant() const { return accountant_; }
@@ -98,6 +101,7 @@ class Engine {
   absl::Status CheckDrafts(const Hooks& hooks);
   absl::Status ChooseHowToRead(const Hooks& hooks);
   absl::Status CreateOverlay();
+  void BeginRecord();
 
   Config config_;
   const ModelFile* model_;

@@ -72,9 +72,9 @@ Generator::Generator(Engine* engine, std::optional<RunMode> mode)
   // Something must follow the text: the overlay's rows, or the predictor's choice.
   const bool follows = engine->overlay() != nullptr || engine->predictor().observes_prompt();
   if (engine->harvest() != HarvestMode::kText || !follows) return;
-  text_harvest_ =
-      std::make_unique<TextHarvest>(&engine->weights(), &engine->predictor(), row_scores_.get(), engine->overlay(),
-                                    TextHarvest::Options{config.draft.density, engine->forward().limits().logit_rows});
+  text_harvest_ = std::make_unique<TextHarvest>(
+      &engine->weights(), &engine->predictor(), row_scores_.get(), engine->overlay(),
+      TextHarvest::Options{config.draft.density, engine->forward().limits().logit_rows, engine->accesses()});
 }
 
 // Rows for `tokens` as the next positions of the sequence.
@@ -129,6 +129,10 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
   return absl::OkStatus();
 }
 
+void Generator::RecordPass(AccessPhase phase, size_t rows) {
+  if (engine_->accesses() != nullptr) engine_->accesses()->Pass(phase, static_cast<int32_t>(rows));
+}
+
 // Full passes over the prompt in pieces; the first token is the full model's.
 absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   const int32_t total = static_cast<int32_t>(prompt.size());
@@ -179,6 +183,7 @@ absl::Status Generator::Process(std::span<const TokenId> tokens, bool with_logit
     done += rows.size();
     const bool last = done == tokens.size();
     ASSIGN_OR_RETURN(const Batch batch, MakeChain(kSequence, rows, with_logits && last ? 1 : 0));
+    RecordPass(AccessPhase::kPrefill, rows.size());
     RETURN_IF_ERROR(engine_->forward().Full(batch, observer));
     held_.insert(held_.end(), rows.begin(), rows.end());
     if (last) go_on(static_cast<int32_t>(done));
@@ -252,6 +257,7 @@ absl::Status Generator::Emit(Run* run, TokenId token, int32_t logits_row) {
 absl::Status Generator::DenseStep(Run* run) {
   const double start = Now();
   ASSIGN_OR_RETURN(const Batch batch, MakeChain(kSequence, {&run->root, 1}, 1));
+  RecordPass(AccessPhase::kFull, 1);
   RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
   held_.push_back(run->root);
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
@@ -265,6 +271,7 @@ absl::Status Generator::DenseStep(Run* run) {
 // One pass of the sparse model; logits_ are those after the last token.
 absl::Status Generator::DraftPass(std::span<const TokenId> tokens, const DraftRows& rows) {
   ASSIGN_OR_RETURN(const Batch batch, MakeChain(kSequence, tokens, 1));
+  RecordPass(AccessPhase::kDraft, tokens.size());
   if (engine_->predictor().name() == "dense") {
     RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
   } else {
@@ -320,6 +327,7 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   const double start = Now();
   const int32_t rows = static_cast<int32_t>(run->chain.size());
   ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, run->chain, rows));
+  RecordPass(AccessPhase::kVerify, run->chain.size());
   RETURN_IF_ERROR(engine_->forward().Full(batch, text_harvest_.get()));
   const auto logits_of = [&](int32_t row, std::span<float> out) { return engine_->forward().Logits(row, out); };
   ASSIGN_OR_RETURN(const Verdict verdict,
@@ -334,6 +342,9 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   result.full_seconds += seconds;
   ++result.full_passes;
   result.advanced += verdict.accepted + 1;
+  const size_t won = static_cast<size_t>(verdict.accepted) + 1;
+  if (result.cycle_tokens.size() <= won) result.cycle_tokens.resize(won + 1);
+  ++result.cycle_tokens[won];
   result.drafts_accepted += verdict.accepted;
   CountJudged(std::min(verdict.accepted + 1, rows - 1), verdict.accepted, &result);
   if (run->options.on_cycle) run->options.on_cycle(run->chain, verdict.accepted, verdict.next);

@@ -77,6 +77,7 @@ class Generator {
   struct Run;
 
   absl::StatusOr<Batch> MakeChain(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows);
+  void RecordPass(AccessPhase phase, size_t rows);
   absl::Status Prefill(std::span<const TokenId> prompt, Run* run);
   absl::Status DraftPass(std::span<const TokenId> tokens, const DraftRows& rows);
   // Full passes over tokens that follow those held, in pieces; logits of the last where asked for.

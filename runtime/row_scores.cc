@@ -42,6 +42,10 @@ void RowScores::BeginText(LayerIndex layer, int32_t prompt_tokens, int32_t top_r
   for (float& score : Mutable(layer)) score *= scale;
 }
 
+void RowScores::Restore(LayerIndex layer, RowIndex first, std::span<const float> scores) {
+  std::copy(scores.begin(), scores.end(), Mutable(layer).begin() + ToInt(first));
+}
+
 void RowScores::Decay(LayerIndex layer) {
   for (float& score : Mutable(layer)) score *= decay_;
 }

@@ -33,6 +33,8 @@ class RowScores {
   void AddPrompt(LayerIndex layer, std::span<const float> z, int32_t tokens, int32_t stride);
   // The prompt had so many tokens, and a token uses top_rows rows of this layer: scores become sums of uses.
   void BeginText(LayerIndex layer, int32_t prompt_tokens, int32_t top_rows);
+  // Scores of the rows from `first` on as they were (a recorded text).
+  void Restore(LayerIndex layer, RowIndex first, std::span<const float> scores);
   // A token passes; its uses are added after that.
   void Decay(LayerIndex layer);
   void Add(LayerIndex layer, RowIndex row, float uses) { Mutable(layer)[static_cast<size_t>(ToInt(row))] += uses; }

@@ -31,6 +31,7 @@ TextHarvest::TextHarvest(const Weights* weights, Predictor* predictor, RowScores
     : predictor_(predictor),
       scores_(scores),
       overlay_(overlay),
+      accesses_(options.accesses),
       ffn_rows_(LayerRows(*weights)),
       words_(static_cast<size_t>(ffn_rows_ + 63) / 64),
       finder_(ffn_rows_) {
@@ -60,7 +61,11 @@ void TextHarvest::BeginText(int32_t prompt_tokens) {
     const LayerIndex index{static_cast<int32_t>(i)};
     layers_[i].wanted.Clear();
     scores_->BeginText(index, prompt_tokens, layers_[i].top_rows);
-    if (overlay_ != nullptr) overlay_->BeginText(index, scores_->Of(index));
+    std::span<const int32_t> held;
+    if (overlay_ != nullptr) held = overlay_->BeginText(index, scores_->Of(index));
+    if (accesses_ == nullptr) continue;
+    accesses_->Text({index, overlay_ != nullptr ? overlay_->places(index) : 0, layers_[i].top_rows, held,
+                     scores_->Of(index).subspan(static_cast<size_t>(layers_[i].prefix_rows))});
   }
 }
 
@@ -100,10 +105,13 @@ void TextHarvest::EndPass(int32_t verified_rows) {
   for (int32_t row = 0; row < verified_rows; ++row) {
     for (size_t i = 0; i < layers_.size(); ++i) {
       Replay(LayerIndex{static_cast<int32_t>(i)}, row);
+      if (accesses_ != nullptr) Record(LayerIndex{static_cast<int32_t>(i)}, row);
     }
     if (overlay_ != nullptr) overlay_->EndToken();
+    if (accesses_ != nullptr) accesses_->EndToken();
   }
   if (overlay_ != nullptr) overlay_->EndPass();
+  if (accesses_ != nullptr) accesses_->EndPass();
 }
 
 // One verified token in one layer.
@@ -121,6 +129,17 @@ void TextHarvest::Replay(LayerIndex index, int32_t pass_row) {
     if (!cached || top < layer.prefix_rows) return;  // the prefix stays: no affair of the cache
     if (!overlay_->Request(index, row, uses)) layer.wanted.Insert(row);
   });
+}
+
+void TextHarvest::Record(LayerIndex index, int32_t pass_row) {
+  Layer& layer = layers_[static_cast<size_t>(ToInt(index))];
+  const uint8_t* share = layer.shares.data() + static_cast<size_t>(pass_row) * static_cast<size_t>(layer.top_rows);
+  accesses_->BeginRequests(index);
+  ForEachRow(MaskOf(&layer, pass_row), [&](int32_t top) {
+    if (top >= layer.prefix_rows) accesses_->Request(RowIndex{top}, *share);
+    ++share;
+  });
+  accesses_->EndRequests();
 }
 
 }  // namespace dogstar

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "memory/access_trace.h"
 #include "memory/overlay.h"
 #include "memory/weights.h"
 #include "predictors/predictor.h"
@@ -29,8 +30,9 @@ namespace dogstar {
 class TextHarvest : public PassObserver {
  public:
   struct Options {
-    double density = -1;    // of drafts; < 0: what is resident
-    int32_t pass_rows = 0;  // rows of an observed pass, at most
+    double density = -1;                 // of drafts; < 0: what is resident
+    int32_t pass_rows = 0;               // rows of an observed pass, at most
+    AccessRecorder* accesses = nullptr;  // hears of the same requests; may be null
   };
   // overlay may be null: then the predictor alone follows the text.
   TextHarvest(const Weights* weights, Predictor* predictor, RowScores* scores, Overlay* overlay,
@@ -60,10 +62,12 @@ class TextHarvest : public PassObserver {
     return std::span(layer->masks).subspan(static_cast<size_t>(row) * words_, words_);
   }
   void Replay(LayerIndex index, int32_t pass_row);
+  void Record(LayerIndex index, int32_t pass_row);
 
   Predictor* predictor_;
   RowScores* scores_;
   Overlay* overlay_;
+  AccessRecorder* accesses_;
   int32_t ffn_rows_ = 0;
   size_t words_ = 0;  // of a mask
   std::vector<Layer> layers_;

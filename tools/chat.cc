@@ -20,7 +20,7 @@ namespace {
 
 struct ChatArguments {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
-  std::string system, template_name;
+  std::string system, template_name, record_file;
   std::vector<std::string> stops;
   int32_t max_tokens = -1;
 };
@@ -202,15 +202,23 @@ absl::Status RunChat(const ChatArguments& arguments) {
   ASSIGN_OR_RETURN(const ChatTemplate format, arguments.template_name.empty()
                                                   ? ChatTemplate::Recognise(model->tokenizer().chat_template())
                                                   : ChatTemplate::Named(arguments.template_name));
+  std::unique_ptr<AccessRecorder> accesses;
+  if (!arguments.record_file.empty()) {
+    ASSIGN_OR_RETURN(accesses, AccessRecorder::Create(arguments.record_file));
+  }
   Engine::Options options;
   options.mode = choice.mode;
+  options.accesses = accesses.get();
   options.context_slots =
       config.context > 0 ? config.context : std::min(kDefaultContext, model->config().context_length);
   options.logit_rows = LogitRows(config, choice.mode);
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(config, model.get(), options, hooks));
   bar.Finish();
   CatchInterrupt();
-  return Chat(arguments, format, engine.get()).Run(LineEditor::Create().get());
+  const absl::Status status = Chat(arguments, format, engine.get()).Run(LineEditor::Create().get());
+  const absl::Status recorded =
+      accesses != nullptr ? FinishRecord(accesses.get(), arguments.record_file, hooks) : absl::OkStatus();
+  return status.ok() ? recorded : status;
 }
 
 }  // namespace
@@ -227,6 +235,8 @@ void AddChatCommand(CLI::App& app, CommandContext* context) {
   chat->add_option("--stop", arguments->stops, "text that ends an answer; may be repeated")->allow_extra_args(false);
   chat->add_option("-n,--predict", arguments->max_tokens, "most tokens of an answer; -1: until it or the context ends")
       ->check(CLI::Range(1, 1 << 24) | CLI::IsMember({"-1"}));
+  chat->add_option("--record", arguments->record_file,
+                   "write the requests that the overlay's policy sees, for dogstar simulate");
   chat->callback([arguments, context] { context->run = [arguments] { return RunChat(*arguments); }; });
 }
 

@@ -21,6 +21,8 @@ void AddChatCommand(CLI::App& app, CommandContext* context);
 void AddEvalCommand(CLI::App& app, CommandContext* context);
 void AddPlanCommand(CLI::App& app, CommandContext* context);
 void AddProbeCommand(CLI::App& app, CommandContext* context);
+void AddSimulateCommand(CLI::App& app, CommandContext* context);
+void AddBenchCommand(CLI::App& app, CommandContext* context);
 void AddRunCommand(CLI::App& app, CommandContext* context);
 
 }  // namespace dogstar

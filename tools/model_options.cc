@@ -162,6 +162,19 @@ Hooks MakeHooks(Progress* bar) {
   return hooks;
 }
 
+absl::Status FinishRecord(AccessRecorder* accesses, const std::string& path, const Hooks& hooks) {
+  RETURN_IF_ERROR(accesses->Finish());
+  if (accesses->requests() > 0) {
+    hooks.note(fmt::format("{} requests in {}; dogstar simulate reads it", accesses->requests(), path));
+  } else {
+    hooks.note(
+        fmt::format("{} has passes and no requests: those are what an overlay that follows the text sees, in "
+                    "strict and sirius mode with --set cache.harvest=text",
+                    path));
+  }
+  return absl::OkStatus();
+}
+
 const std::atomic<bool>& Interrupted() { return g_interrupted; }
 void CatchInterrupt() { std::signal(SIGINT, OnInterrupt); }
 void ForgetInterrupt() { g_interrupted = false; }

@@ -56,6 +56,9 @@ class Progress {
 // Notes as lines on stderr. `bar` must outlive them.
 Hooks MakeHooks(Progress* bar);
 
+// Ends an access trace and says what it holds.
+absl::Status FinishRecord(AccessRecorder* accesses, const std::string& path, const Hooks& hooks);
+
 // Set by Ctrl-C once CatchInterrupt was called; a second Ctrl-C ends the program at once.
 const std::atomic<bool>& Interrupted();
 void CatchInterrupt();

@@ -22,7 +22,7 @@ namespace {
 
 struct RunArguments {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
-  std::string prompt, prompt_file, system, template_name, trace_file;
+  std::string prompt, prompt_file, system, template_name, trace_file, record_file;
   std::vector<std::string> stops;
   int32_t max_tokens = 128;
   bool ignore_eos = false, chat = false, raw = false, json = false;
@@ -238,8 +238,13 @@ absl::Status Run(const RunArguments& arguments) {
   if (!arguments.trace_file.empty()) {
     ASSIGN_OR_RETURN(trace, Trace::Create(arguments.trace_file));
   }
+  std::unique_ptr<AccessRecorder> accesses;
+  if (!arguments.record_file.empty()) {
+    ASSIGN_OR_RETURN(accesses, AccessRecorder::Create(arguments.record_file));
+  }
   Engine::Options options;
   options.mode = choice.mode;
+  options.accesses = accesses.get();
   options.trace = trace.get();
   options.context_slots = ContextSlots(config, *model, static_cast<int32_t>(prompt.size()), arguments.max_tokens);
   options.logit_rows = LogitRows(config, choice.mode);
@@ -290,6 +295,9 @@ absl::Status Run(const RunArguments& arguments) {
   bar.Finish();
   show(stops.Flush());
   if (!status.ok()) result.stop = StopReason::kFailed;
+  // A trace that could not be written costs no text: that is printed first.
+  const absl::Status recorded =
+      accesses != nullptr ? FinishRecord(accesses.get(), arguments.record_file, hooks) : absl::OkStatus();
   if (trace != nullptr) RETURN_IF_ERROR(WriteTrace(trace.get(), arguments.trace_file, hooks));
   if (config.draft.density > result.draft_density + 0.01) {
     hooks.note(fmt::format("draft.density {} was asked for, the budget holds {:.2f} of the rows: drafts used those",
@@ -305,7 +313,7 @@ absl::Status Run(const RunArguments& arguments) {
     std::fflush(stdout);
     if (!result.tokens.empty()) PrintClosingLine(*engine, result);
   }
-  return status;
+  return status.ok() ? recorded : status;
 }
 
 }  // namespace
@@ -336,6 +344,8 @@ void AddRunCommand(CLI::App& app, CommandContext* context) {
   run->add_flag("--explain", arguments->explain, "on standard error, each cycle's drafts and which of them stood");
   run->add_option("--trace", arguments->trace_file,
                   "write a trace of reads, waits and passes for Perfetto or chrome://tracing");
+  run->add_option("--record", arguments->record_file,
+                  "write the requests that the overlay's policy sees, for dogstar simulate");
   run->add_flag("--json", arguments->json, "one JSON object on standard output");
   run->callback([arguments, context] { context->run = [arguments] { return Run(*arguments); }; });
 }
