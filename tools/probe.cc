@@ -75,7 +75,8 @@ void PrintDisk(const DiskRates& disk) {
   fmt::print("\n  a pass reads at {:.2f} GB/s; {} in flight are enough\n", disk.bytes_per_second / 1e9,
              disk.in_flight_bytes > 0 ? FormatSize(disk.in_flight_bytes) : "unknown: more than was tried");
   if (disk.shared >= 0) {
-    fmt::print("  {:.0f}% of the shorter of reading and computing is not hidden behind the longer\n", 100 * disk.shared);
+    fmt::print("  {:.0f}% of the shorter of reading and computing is not hidden behind the longer\n",
+               100 * disk.shared);
   }
 }
 
@@ -95,7 +96,8 @@ absl::Status RunProbe(const ProbeFlags& flags, bool json) {
   MachineRates rates;
   if (known.ok()) rates.disks = known->disks;
   KernelProbe kernels{.threads = ThreadsOf(config)};
-  DiskProbe disk{.path = config.model, .engine = config.io.engine, .direct = config.io.direct, .threads = ThreadsOf(config)};
+  DiskProbe disk{
+      .path = config.model, .engine = config.io.engine, .direct = config.io.direct, .threads = ThreadsOf(config)};
   if (flags.quick) kernels.seconds = 0.01, disk.seconds = 0.03, disk.stream_seconds = 0.2;
   RETURN_IF_ERROR(ProbeKernels(kernels, progress, &rates));
   ProbeFile made;
