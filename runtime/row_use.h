@@ -27,7 +27,7 @@ namespace dogstar {
 
 struct RowUseTotals {
   int64_t tokens = 0, pieces = 0;
-  double used = 0;    // sum over tokens of rows used / rows
+  double used = 0;                                                  // sum over tokens of rows used / rows
   double recall = 0;                                                // sum over tokens of their mean over layers
   double touched_bytes = 0, resident_bytes = 0, fetched_bytes = 0;  // sums over tokens; over pieces
   double fetches = 0;                                               // tokens that had a neighbour
