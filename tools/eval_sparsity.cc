@@ -245,7 +245,10 @@ class SparsityTask {
     if (arguments_.json) {
       nlohmann::ordered_json json = {
           {"model", model_->path()}, {"period", kPeriod}, {"cells", nlohmann::json::array()}};
-      for (const Cell& cell : cells_) json["cells"].push_back(JsonOf(cell));
+      for (const Cell& cell : cells_) {
+        json["cells"].push_back(JsonOf(cell));
+        json["cells"].back()["layer_densities"] = cell.layer_densities;
+      }
       PrintJson(json);
       return;
     }

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <numeric>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -246,6 +247,28 @@ TEST_F(ProgramTest, SparsityIsATableOfMethodsAndDensities) {
   const ProgramOutput bad = RunProgram(folder_, command + " --prompts " + folder_.Path("bad.txt"));
   EXPECT_EQ(bad.exit_code, 1);
   EXPECT_THAT(bad.err, testing::AllOf(HasSubstr("bad.txt:1"), HasSubstr("\"question\"")));
+}
+
+// Sensitivities come from text that is not scored, and the mean density is kept.
+TEST_F(ProgramTest, SparsityDividesRowsAmongLayers) {
+  WriteFile("text.txt", std::string(150, 'a') + " a text of some length that nobody needs to read");
+  const std::string command = "eval " + model_ + " --task sparsity -f " + folder_.Path("text.txt") +
+                              " --prompt-tokens 16 --methods gate --densities 0.6 --by-layer --json";
+  const ProgramOutput output = RunProgram(folder_, command + " --max-tokens 48");
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  const nlohmann::json cells = nlohmann::json::parse(output.out)["cells"];
+  ASSERT_EQ(cells.size(), 2U);
+  EXPECT_FALSE(cells[0]["by_layer"].get<bool>());
+  EXPECT_TRUE(cells[1]["by_layer"].get<bool>());
+  const auto densities = cells[1]["layer_densities"].get<std::vector<double>>();
+  ASSERT_EQ(densities.size(), 4U);
+  EXPECT_NEAR(std::accumulate(densities.begin(), densities.end(), 0.0), 4 * 0.6, 1e-9);
+  EXPECT_NE(densities, std::vector<double>(4, 0.6));  // steps of a quarter: some layer has more than another
+  EXPECT_NEAR(cells[1]["used_density"].get<double>(), 0.6, 0.001);
+  EXPECT_NE(cells[1]["kl"], cells[0]["kl"]);
+  const ProgramOutput longer = RunProgram(folder_, command + " --max-tokens 1024");
+  EXPECT_EQ(longer.exit_code, 1);
+  EXPECT_THAT(longer.err, testing::AllOf(HasSubstr("--by-layer needs 64"), HasSubstr("--max-tokens")));
 }
 
 TEST_F(ProgramTest, SamplingOptionsAreChecked) {
