@@ -7,10 +7,10 @@
 
 namespace dogstar {
 
-// floor(density * rows): what CSparse keeps (references/sirius.md 1). A product that misses a whole number by less than
+// floor(density * rows): what CSparse keeps (Sirius, CSparse). A product that misses a whole number by less than
 // rounding errors counts as that number. density in [0, 1]; < 0: all rows.
 int32_t RowsOf(double density, int32_t rows);
-// rows - floor((1 - density) * rows): what FSparse keeps, which drops so many (references/sirius.md 2).
+// rows - floor((1 - density) * rows): what FSparse keeps, which drops so many (Sirius, FSparse).
 int32_t RowsLeft(double density, int32_t rows);
 
 // Rows of each layer, by its own density where layer_densities has them; -1: all.

@@ -1,4 +1,4 @@
-// Selection: from scores of rows to a set of so many, the ways of the Sirius release (references/sirius.md 1).
+// Selection: from scores of rows to a set of so many, the ways of the Sirius release (arXiv 2409.03856).
 //
 //   topk         the k largest
 //   topk_sample  the floor(k / 2) largest, the others drawn from the rest

@@ -11,7 +11,7 @@
 namespace dogstar {
 
 // The rows of largest |z| of the last verified token, before that of the prompt's last one; taken anew every `refresh`
-// tokens. Neighbouring tokens share a little more than chance (references/prototype.md 4).
+// tokens. Neighbouring tokens share a little more than chance.
 class LagPredictor : public Predictor {
  public:
   // rows: [layers], of the prompt's last token; < 0: all that are available.

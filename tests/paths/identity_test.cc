@@ -240,7 +240,7 @@ TEST_F(SamplingIdentityTest, PenaltiesBiasAndASlidingContext) {
   }
 }
 
-// references/sirius.md 8, item 34: with every row the draft is the full model; above a threshold of 1 no draft stands;
+// What must hold of Sirius: with every row the draft is the full model; above a threshold of 1 no draft stands;
 // at 0 every one does.
 TEST_F(SamplingIdentityTest, DensityAndThresholdAtTheirEnds) {
   const RunOutput dense = RunModel(config_, kPrompt, 33).value();
