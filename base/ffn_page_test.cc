@@ -35,7 +35,7 @@ TEST(FfnPageTest, PartsFollowEachOtherWithoutOverlap) {
 
 TEST(FfnPageTest, TypesMayDiffer) {
   const absl::StatusOr<FfnPageLayout> layout =
-      FfnPageLayout::Make(QuantType::kQ4_0, QuantType::kQ8_0, QuantType::kF16, 64, 100, 32, 4);
+      FfnPageLayout::Make(QuantType::kQ4_0, QuantType::kQ8_0, QuantType::kF16, 64, 100, 32, 8);
   ASSERT_TRUE(layout.ok()) << layout.status();
   EXPECT_EQ(layout->up_offset, 2 * PanelBytes(QuantType::kQ4_0, 64));
   EXPECT_EQ(layout->down_offset, layout->up_offset + 2 * PanelBytes(QuantType::kQ8_0, 64));
@@ -67,15 +67,12 @@ TEST(FfnPageTest, SizesThatDoNotFitAreNamed) {
     const char* value;
   };
   constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
-  const Case cases[] = {{2047, 5632, 64, 8, "hidden size", "2047"},
-                        {0, 5632, 64, 8, "hidden size", "0"},
-                        {-32, 5632, 64, 8, "hidden size", "-32"},
-                        {2048, 5633, 64, 8, "FFN width", "5633"},
-                        {2048, kMax, 64, 8, "FFN width", "9223"},
-                        {2048, 5632, 63, 8, "rows of a page", "63"},
-                        {2048, 5632, 64, 7, "run rows", "7"},
-                        {2048, 5632, 64, 0, "run rows", "0"},
-                        {int64_t{1} << 40, 5632, 64, 8, "hidden size", "1099511627776"}};
+  const Case cases[] = {
+      {2047, 5632, 64, 8, "hidden size", "2047"}, {0, 5632, 64, 8, "hidden size", "0"},
+      {-32, 5632, 64, 8, "hidden size", "-32"},   {2048, 5633, 64, 8, "FFN width", "5633"},
+      {2048, kMax, 64, 8, "FFN width", "9223"},   {2048, 5632, 63, 8, "rows of a page", "63"},
+      {2048, 5632, 64, 7, "run rows", "7"},       {2048, 5632, 64, 4, "run rows", "8, 16 or 32"},
+      {2048, 5632, 64, 0, "run rows", "0"},       {int64_t{1} << 40, 5632, 64, 8, "hidden size", "1099511627776"}};
   for (const Case& c : cases) {
     const absl::Status status = Make(QuantType::kQ4_0, c.dim, c.ffn_rows, c.page_rows, c.run_rows).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);

@@ -33,9 +33,11 @@ float SumOfScores(const ChoiceStage& stage, const FfnBlock& block, Choosers toke
   return sum;
 }
 
-// Scores are not negative, so their bits order as they do; the place in the list of blocks follows, lower ones first.
+// Scores are not negative, so their bits order as they do (what is no number counts as 0); the place in the list of
+// blocks follows, lower ones first.
 uint64_t KeyOf(float score, int32_t place) {
-  return uint64_t{std::bit_cast<uint32_t>(score)} << 32 | (UINT32_MAX - static_cast<uint32_t>(place));
+  const float known = score >= 0 ? score : 0.0F;
+  return uint64_t{std::bit_cast<uint32_t>(known)} << 32 | (UINT32_MAX - static_cast<uint32_t>(place));
 }
 
 void KeepBest(const ChoiceStage& stage, Choosers tokens, std::span<uint64_t> keys) {

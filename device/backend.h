@@ -305,7 +305,8 @@ class Backend {
   // Drafts. As FfnAccumulatePages over these pages where z[t] is 0 in the rows of them that token t did not choose
   // (rows that row_mask leaves out cannot be chosen); all rows chosen: the same bits. chosen: host memory for the sets,
   // [rows][(ffn_rows + 63) / 64] words, bit i of word i / 64 = RowIndex i; may be empty. Waits.
-  // REQUIRES: rows <= the job's choice_rows; the pages are at most the job's ffn_rows.
+  // REQUIRES: rows <= the job's choice_rows; the pages are at most the job's ffn_rows, in ascending order; weights are
+  // not negative. Scores that are no numbers count as 0.
   virtual FfnUse FfnAccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice,
                                      std::span<uint64_t> chosen, FfnJob* job) = 0;
   // The overlay counts as one page of runs of one row whose z stays f32: partial = fma(z * d_group, float(value),
