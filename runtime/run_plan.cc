@@ -91,6 +91,12 @@ absl::Status CheckMachine(const Config& config, const ModelFile& model, const Pl
       ((available + resident) >> 20) * 9 / 10));
 }
 
+// Null when it was not measured.
+const DiskRates* DiskUnder(const MachineRates& machine, const std::string& path) {
+  const absl::StatusOr<std::string> device = DeviceOf(path);
+  return device.ok() ? machine.FindDisk(*device) : nullptr;
+}
+
 }  // namespace
 
 bool NeedsPacked(RunMode mode) {
@@ -161,8 +167,7 @@ absl::StatusOr<MachineRates> KnownRates(const Config& config, const std::functio
 StreamRates StreamRatesOf(const MachineRates& machine, const std::string& path) {
   StreamRates rates;
   rates.memory_bytes_per_second = machine.memory_bytes_per_second;
-  const absl::StatusOr<std::string> device = DeviceOf(path);
-  const DiskRates* disk = device.ok() ? machine.FindDisk(*device) : nullptr;
+  const DiskRates* disk = DiskUnder(machine, path);
   if (disk == nullptr) return rates;
   rates.disk_bytes_per_second = disk->bytes_per_second;
   rates.in_flight_bytes = disk->in_flight_bytes;
@@ -170,8 +175,7 @@ StreamRates StreamRatesOf(const MachineRates& machine, const std::string& path) 
 }
 
 double SharedOf(const MachineRates& machine, const std::string& path) {
-  const absl::StatusOr<std::string> device = DeviceOf(path);
-  const DiskRates* disk = device.ok() ? machine.FindDisk(*device) : nullptr;
+  const DiskRates* disk = DiskUnder(machine, path);
   return disk != nullptr && disk->shared >= 0 ? disk->shared : kShared;
 }
 
