@@ -63,12 +63,8 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   options.mode = options_.mode;
   options.context_slots = options_.context_slots;
   options.logit_rows = options_.logit_rows;
-  options.observes_prompt = predictor_->observes_prompt();
-  options.observes_up = predictor_->observes_up();
-  options.chooses_by_token = predictor_->chooses_by_token();
-  options.follows_text = predictor_->follows_text();
+  AskPredictor(*predictor_, &options);
   options.captures_verified = options_.captures_verified;
-  options.needs_row_norms = predictor_->needs_row_norms();
   options.program_bytes = options_.program_bytes ? *options_.program_bytes : MeasureProgramBytes();
   options.text_bytes = options_.text_bytes;
   options.trace_bytes = options_.trace != nullptr ? Trace::Bytes() : 0;

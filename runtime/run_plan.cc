@@ -117,6 +117,14 @@ PredictorOptions PredictorOptionsOf(const Config& config) {
   return options;
 }
 
+void AskPredictor(const Predictor& predictor, RunPlanOptions* options) {
+  options->observes_prompt = predictor.observes_prompt();
+  options->observes_up = predictor.observes_up();
+  options->chooses_by_token = predictor.chooses_by_token();
+  options->follows_text = predictor.follows_text();
+  options->needs_row_norms = predictor.needs_row_norms();
+}
+
 uint64_t MeasureProgramBytes() {
   malloc_trim(0);  // the vocabulary's strings are gone
   return ResidentBytes() + kProgramSlack;

@@ -44,6 +44,9 @@ struct RunPlanOptions {
   uint64_t text_bytes = 0;  // of a generation: what its caller keeps of it
 };
 
+// Sets what depends on the predictor.
+void AskPredictor(const Predictor& predictor, RunPlanOptions* options);
+
 struct RunPlan {
   HarvestMode harvest = HarvestMode::kOff;  // what full passes are watched for
   PlanRequest request;

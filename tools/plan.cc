@@ -77,11 +77,7 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   options.context_slots =
       config.context > 0 ? config.context : std::min(kDefaultContext, subject.model->config().context_length);
   options.logit_rows = LogitRows(config, options.mode);
-  options.observes_prompt = predictor->observes_prompt();
-  options.observes_up = predictor->observes_up();
-  options.chooses_by_token = predictor->chooses_by_token();
-  options.follows_text = predictor->follows_text();
-  options.needs_row_norms = predictor->needs_row_norms();
+  AskPredictor(*predictor, &options);
   options.program_bytes = MeasureProgramBytes();
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));
   subject.ground = GroundOf(known, config.model);
