@@ -106,7 +106,8 @@ class Bench {
           QuantType::kQ3_K, QuantType::kQ4_K, QuantType::kQ5_K, QuantType::kQ6_K, QuantType::kIQ4_NL}) {
       MatVec(type, MatrixLayout::kPanels, rows, cols);
     }
-    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ8_0, QuantType::kF16, QuantType::kQ4_K}) {
+    for (const QuantType type :
+         {QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ8_0, QuantType::kF16, QuantType::kQ4_K, QuantType::kQ6_K}) {
       MatVec(type, MatrixLayout::kPlain, rows, cols);
     }
     for (const QuantType type :
@@ -115,7 +116,7 @@ class Bench {
       for (const int32_t x_rows : {4, 8, 16}) MatMul(type, MatrixLayout::kPanels, rows, cols, x_rows);
       for (const int32_t x_rows : {64, 128}) MatMul(type, MatrixLayout::kPanels, rows / 8, cols, x_rows);
     }
-    MatMul(QuantType::kQ4_0, MatrixLayout::kPlain, rows, cols, 16);
+    for (const int32_t x_rows : {2, 4, 8, 16}) MatMul(QuantType::kQ4_0, MatrixLayout::kPlain, rows, cols, x_rows);
     MatMul(QuantType::kF16, MatrixLayout::kPanels, rows, cols, 16);
     for (const int32_t x_rows : {1, 4, 16}) FfnPages(QuantType::kQ4_0, cols, rows, 32, 8, x_rows);
     FfnPages(QuantType::kQ4_0, cols, rows / 4, 32, 8, 64);

@@ -26,6 +26,9 @@ constexpr int64_t kValuesPerThread = 4096;
 // row makes it grow, once.
 constexpr uint64_t kPanelScratchBytes = 1 << 20;
 
+// With more activation rows, plain rows are packed once and then multiplied.
+constexpr int32_t kPlainProductRows = 4;
+
 float* ValuesOf(Tensor* tensor) { return static_cast<CpuTensor*>(tensor)->values(); }
 const float* ValuesOf(const Tensor& tensor) { return static_cast<const CpuTensor&>(tensor).values(); }
 
@@ -140,6 +143,8 @@ class CpuBackend : public Backend {
   // A panel of a plain matrix.
   void PackPlainPanel(const MatrixView& w, int64_t panel, std::byte* out) const;
   void MatMulPlain(const MatrixView& w, const MatMulTask& task);
+  // Panels from first_panel on, each packed into scratch memory first.
+  void MatMulByPacking(const MatrixView& w, int64_t first_panel, const MatMulTask& task);
   void AddValues(const float* y, int64_t count, float* x);
 
   const KernelTable& kernels_;
@@ -298,13 +303,30 @@ void CpuBackend::MatMul(const MatrixView& w, const Activations& x, int32_t rows,
 }
 
 void CpuBackend::MatMulPlain(const MatrixView& w, const MatMulTask& task) {
-  ReserveScratch(task.panel_bytes);
+  const TileProduct product = precise_ ? nullptr : kernels_.find_plain_product(w.type);
+  const int64_t whole = product != nullptr && task.rows <= kPlainProductRows ? w.rows / kPanelRows : 0;
+  if (whole > 0) {
+    MatMulTask rows = task;
+    rows.product = product;
+    rows.panel_bytes = kPanelRows * RowBytes(w.type, w.cols);
+    rows.w_rows = static_cast<int32_t>(whole * kPanelRows);
+    pool_.Run([&](int thread) {
+      const Range part = PartOf(whole, 1, thread, pool_.size());
+      if (part.begin < part.end) kernels_.matmul(rows, part.begin, part.end);
+    });
+  }
+  MatMulByPacking(w, whole, task);
+}
+
+void CpuBackend::MatMulByPacking(const MatrixView& w, int64_t first_panel, const MatMulTask& task) {
   const int64_t panels = (int64_t{w.rows} + kPanelRows - 1) / kPanelRows;
+  if (first_panel == panels) return;
+  ReserveScratch(task.panel_bytes);
   pool_.Run([&](int thread) {
     MatMulTask one = task;
     one.panels = ScratchOf(thread);
-    const Range part = PartOf(panels, 1, thread, pool_.size());
-    for (int64_t panel = part.begin; panel < part.end; ++panel) {
+    const Range part = PartOf(panels - first_panel, 1, thread, pool_.size());
+    for (int64_t panel = first_panel + part.begin; panel < first_panel + part.end; ++panel) {
       PackPlainPanel(w, panel, ScratchOf(thread));
       one.out = task.out + panel * kPanelRows;
       one.w_rows = static_cast<int32_t>(std::min<int64_t>(w.rows - panel * kPanelRows, kPanelRows));

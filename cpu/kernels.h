@@ -150,6 +150,8 @@ struct KernelTable {
   const char* name;
   // ProductKind::kInt8 for a float type is kFloat.
   TileProduct (*find_product)(QuantType type, ProductKind kind);
+  // An int8 product of plain rows: a panel is 16 of them, panel_bytes apart. Null where there is none.
+  TileProduct (*find_plain_product)(QuantType type);
 
   // Panels [begin, end) of the task.
   void (*matmul)(const MatMulTask& task, int64_t begin, int64_t end);

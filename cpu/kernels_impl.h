@@ -5,6 +5,7 @@
 #include "cpu/ffn_impl.h"
 #include "cpu/math_impl.h"
 #include "cpu/pack_impl.h"
+#include "cpu/plain_impl.h"
 #include "cpu/product_impl.h"
 #include "cpu/quantize_impl.h"
 
@@ -14,6 +15,7 @@ namespace {
 constexpr KernelTable MakeTable(const char* name) {
   return {.name = name,
           .find_product = FindProduct,
+          .find_plain_product = FindPlainProduct,
           .matmul = MatMul,
           .prepare = Prepare,
           .ffn_values = ValuesOfBlocks,

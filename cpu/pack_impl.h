@@ -16,7 +16,19 @@ DOGSTAR_INLINE RowPointers PointersOf(const uint8_t* rows, uint64_t row_bytes) {
   return pointers;
 }
 
-DOGSTAR_INLINE void CopyHalf(const uint8_t* from, uint8_t* to) { __builtin_memcpy(to, from, 2); }
+// The halves at `offset` of the sixteen rows. Four go in one store: what reads them soon needs fewer of the stores
+// to have landed.
+DOGSTAR_INLINE void CopyHalves(const RowPointers& rows, int64_t offset, uint8_t* to) {
+  for (int r = 0; r < 16; r += 4) {
+    uint64_t four = 0;
+    for (int i = 0; i < 4; ++i) {
+      uint16_t half;
+      __builtin_memcpy(&half, rows.row[r + i] + offset, 2);
+      four |= uint64_t{half} << (16 * i);
+    }
+    __builtin_memcpy(to + 2 * r, &four, 8);
+  }
+}
 
 // A 32-bit word of each row.
 DOGSTAR_INLINE Vec16i LoadWords(const RowPointers& rows, int64_t offset) {
@@ -137,43 +149,53 @@ DOGSTAR_INLINE void StoreQuads(const Vec16i* q, uint8_t* codes) {
 }
 
 // The six-bit scales and minimums of Q4_K and Q5_K: those of groups 0..3 in the low bits of bytes 0..7, of 4..7 in the
-// nibbles of bytes 8..11 and the upper bits of 0..7.
-DOGSTAR_INLINE void UnpackPairs(const uint8_t* packed, uint8_t* scales, uint8_t* minimums) {
+// nibbles of bytes 8..11 and the upper bits of 0..7. words: those twelve bytes of each row.
+DOGSTAR_INLINE void StorePairs(const Vec16i* words, uint8_t* to) {
   for (int g = 0; g < 4; ++g) {
-    scales[g] = packed[g] & 63;
-    minimums[g] = packed[4 + g] & 63;
-    scales[4 + g] = static_cast<uint8_t>((packed[8 + g] & 15) | (packed[g] >> 6 << 4));
-    minimums[4 + g] = static_cast<uint8_t>((packed[8 + g] >> 4) | (packed[4 + g] >> 6 << 4));
+    StoreLow8(ShiftRightBy(words[0], 8 * g) & SplatInt(63), to + 32 * g);
+    StoreLow8(ShiftRightBy(words[1], 8 * g) & SplatInt(63), to + 32 * g + 16);
+    const auto joined = [&](Vec16i upper, int shift) __attribute__((always_inline)) {
+      return (ShiftRightBy(words[2], 8 * g + shift) & SplatInt(15)) | (ShiftRightBy(upper, 8 * g + 2) & SplatInt(48));
+    };
+    StoreLow8(joined(words[0], 0), to + 128 + 32 * g);
+    StoreLow8(joined(words[1], 4), to + 128 + 32 * g + 16);
   }
 }
+// Sixteen bytes of each row, a byte a group.
+DOGSTAR_INLINE void StoreBytesOfGroups(const Vec16i* words, uint8_t* to) {
+  for (int g = 0; g < 16; ++g) StoreLow8(ShiftRightBy(words[g / 4], 8 * (g % 4)), to + 16 * g);
+}
 // Q3_K's sixteen: nibbles in bytes 0..7, upper bits in 8..11, 32 too large.
-DOGSTAR_INLINE void UnpackSigned(const uint8_t* packed, uint8_t* scales) {
-  for (int g = 0; g < 16; ++g) {
-    const int low = packed[g % 8] >> (g / 8 * 4) & 15, high = packed[8 + g % 4] >> (g / 4 * 2) & 3;
-    scales[g] = static_cast<uint8_t>((low | high << 4) - 32);
+DOGSTAR_INLINE void StoreSigned(const RowPointers& rows, int64_t offset, uint8_t* to) {
+  for (int r = 0; r < 16; ++r) {
+    const uint8_t* packed = rows.row[r] + offset;
+    for (int g = 0; g < 16; ++g) {
+      const int low = packed[g % 8] >> (g / 8 * 4) & 15, high = packed[8 + g % 4] >> (g / 4 * 2) & 3;
+      to[16 * g + r] = static_cast<uint8_t>((low | high << 4) - 32);
+    }
   }
 }
 
 // The scales of one block of all rows to its part of the panel's table.
 template <typename Format, typename Blocks>
 DOGSTAR_INLINE void PackScales(const RowPointers& rows, int64_t at, uint8_t* table) {
-  for (int r = 0; r < 16; ++r) {
-    CopyHalf(rows.row[r] + at + Blocks::kD, table + 2 * r);
-    if constexpr (Format::kMinimum) CopyHalf(rows.row[r] + at + Blocks::kM, table + 32 + 2 * r);
-    if constexpr (Format::kSuperBlocks) {
-      const uint8_t* packed = rows.row[r] + at + Blocks::kScales;
-      uint8_t* to = table + 16 * Format::kHalfBytes + r;
-      uint8_t scales[16], minimums[8];
-      if constexpr (Format::kScales == Scales::kBytePair) {
-        UnpackPairs(packed, scales, minimums);
-        for (int g = 0; g < 8; ++g) to[32 * g + 16] = minimums[g];
-      } else if constexpr (Format::kLowBits == 2 && Format::kHighBits == 1) {
-        UnpackSigned(packed, scales);
-      } else {
-        __builtin_memcpy(scales, packed, 16);
-      }
-      for (int g = 0; g < Format::kGroupsPerBlock; ++g) to[16 * Format::kGroupBytes * g] = scales[g];
-    }
+  uint8_t* groups = table + 16 * Format::kHalfBytes;
+  Vec16i words[4];
+  if constexpr (Format::kSuperBlocks && Format::kScales == Scales::kBytePair) {
+    static_assert(Blocks::kD == 0 && Blocks::kM == 2 && Blocks::kScales == 4);
+    LoadTransposed(rows.row, at, words);
+    StoreLow16(words[0], table);
+    StoreLow16(ShiftRight<16>(words[0]), table + 32);
+    StorePairs(words + 1, groups);
+    return;
+  }
+  CopyHalves(rows, at + Blocks::kD, table);
+  if constexpr (Format::kMinimum) CopyHalves(rows, at + Blocks::kM, table + 32);
+  if constexpr (Format::kSuperBlocks && Format::kLowBits == 2 && Format::kHighBits == 1) {
+    StoreSigned(rows, at + Blocks::kScales, groups);
+  } else if constexpr (Format::kSuperBlocks) {
+    LoadTransposed(rows.row, at + Blocks::kScales, words);
+    StoreBytesOfGroups(words, groups);
   }
 }
 
@@ -197,6 +219,39 @@ inline void PackQuant(const RowPointers& rows, uint64_t row_bytes, int32_t cols,
       Blocks::Quads(rows, b * Blocks::kBytes, part, q);
       StoreQuads<Format>(q, panel + (b * kParts + part) * kCodeBytes);
     }
+  }
+}
+
+// work.template operator()<Format, Blocks>() for a block type.
+template <typename Work>
+inline void WithBlocks(QuantType type, const Work& work) {
+  switch (type) {
+    case QuantType::kQ4_0:
+      return work.template operator()<Q4_0Format, SmallBlocks<Q4_0Format, 2>>();
+    case QuantType::kQ4_1:
+      return work.template operator()<Q4_1Format, SmallBlocks<Q4_1Format, 4>>();
+    case QuantType::kQ5_0:
+      return work.template operator()<Q5_0Format, SmallBlocks<Q5_0Format, 6>>();
+    case QuantType::kQ5_1:
+      return work.template operator()<Q5_1Format, SmallBlocks<Q5_1Format, 8>>();
+    case QuantType::kQ8_0:
+      return work.template operator()<Q8_0Format, SmallBlocks<Q8_0Format, 2>>();
+    case QuantType::kIQ4_NL:
+      return work.template operator()<Iq4NlFormat, SmallBlocks<Iq4NlFormat, 2>>();
+    case QuantType::kQ2_K:
+      return work.template operator()<Q2_KFormat, Q2_KBlocks>();
+    case QuantType::kQ3_K:
+      return work.template operator()<Q3_KFormat, Q3_KBlocks>();
+    case QuantType::kQ4_K:
+      return work.template operator()<Q4_KFormat, Q4_KBlocks>();
+    case QuantType::kQ5_K:
+      return work.template operator()<Q5_KFormat, Q5_KBlocks>();
+    case QuantType::kQ6_K:
+      return work.template operator()<Q6_KFormat, Q6_KBlocks>();
+    case QuantType::kF32:
+    case QuantType::kF16:
+    case QuantType::kBF16:
+      return;
   }
 }
 
@@ -228,28 +283,9 @@ inline void PackPanelRows(QuantType type, const std::byte* rows, uint64_t row_by
     case QuantType::kF16:
     case QuantType::kBF16:
       return PackHalves(pointers, cols, out);
-    case QuantType::kQ4_0:
-      return PackQuant<Q4_0Format, SmallBlocks<Q4_0Format, 2>>(pointers, row_bytes, cols, out);
-    case QuantType::kQ4_1:
-      return PackQuant<Q4_1Format, SmallBlocks<Q4_1Format, 4>>(pointers, row_bytes, cols, out);
-    case QuantType::kQ5_0:
-      return PackQuant<Q5_0Format, SmallBlocks<Q5_0Format, 6>>(pointers, row_bytes, cols, out);
-    case QuantType::kQ5_1:
-      return PackQuant<Q5_1Format, SmallBlocks<Q5_1Format, 8>>(pointers, row_bytes, cols, out);
-    case QuantType::kQ8_0:
-      return PackQuant<Q8_0Format, SmallBlocks<Q8_0Format, 2>>(pointers, row_bytes, cols, out);
-    case QuantType::kIQ4_NL:
-      return PackQuant<Iq4NlFormat, SmallBlocks<Iq4NlFormat, 2>>(pointers, row_bytes, cols, out);
-    case QuantType::kQ2_K:
-      return PackQuant<Q2_KFormat, Q2_KBlocks>(pointers, row_bytes, cols, out);
-    case QuantType::kQ3_K:
-      return PackQuant<Q3_KFormat, Q3_KBlocks>(pointers, row_bytes, cols, out);
-    case QuantType::kQ4_K:
-      return PackQuant<Q4_KFormat, Q4_KBlocks>(pointers, row_bytes, cols, out);
-    case QuantType::kQ5_K:
-      return PackQuant<Q5_KFormat, Q5_KBlocks>(pointers, row_bytes, cols, out);
-    case QuantType::kQ6_K:
-      return PackQuant<Q6_KFormat, Q6_KBlocks>(pointers, row_bytes, cols, out);
+    default:
+      WithBlocks(
+          type, [&]<typename Format, typename Blocks>() { PackQuant<Format, Blocks>(pointers, row_bytes, cols, out); });
   }
 }
 

@@ -19,6 +19,7 @@ struct Vec16i {
 };
 
 constexpr int kPanelsInFlight = 1;
+constexpr bool kPlainProducts = true;
 constexpr int kRowsInFlight = 4;  // of 16 registers 8 hold integer sums; the float sums go to the stack once a block
 
 [[gnu::always_inline]] inline Vec16f Splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

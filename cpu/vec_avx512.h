@@ -23,7 +23,8 @@ struct Vec16i {
 };
 
 constexpr int kPanelsInFlight = 2;  // with four rows: 8 float + 8 integer sums as well
-constexpr int kRowsInFlight = 8;    // activation rows per pass: 8 float + 8 integer sums of 32 registers
+constexpr bool kPlainProducts = true;
+constexpr int kRowsInFlight = 8;  // activation rows per pass: 8 float + 8 integer sums of 32 registers
 
 [[gnu::always_inline]] inline Vec16f Splat(float x) { return {_mm512_set1_ps(x)}; }
 [[gnu::always_inline]] inline Vec16i SplatInt(int32_t x) { return {_mm512_set1_epi32(x)}; }

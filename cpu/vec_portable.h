@@ -17,6 +17,7 @@ struct Vec16i {
 };
 
 constexpr int kPanelsInFlight = 1;
+constexpr bool kPlainProducts = false;  // not worth their compile time
 constexpr int kRowsInFlight = 1;
 
 template <typename Function>
