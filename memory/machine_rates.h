@@ -34,7 +34,7 @@ struct DiskRates {
   std::string path;    // what was read
   std::string reader;  // "io_uring, O_DIRECT, ..."
   std::vector<ReadRate> reads;
-  double bytes_per_second = 0;   // a long run of neighbouring reads, as a pass makes them
+  double bytes_per_second = 0;   // a long run of neighbouring reads, as a pass makes them: with computing beside
   uint64_t in_flight_bytes = 0;  // the least that reached 97% of the best of `reads`; 0: not known
   // Share of the shorter of reading and computing that is not hidden behind the longer when they run side by side, 0 to
   // 1; < 0: not known.

@@ -176,16 +176,35 @@ class Computing {
     return computing;
   }
   double bytes_per_second() const { return bytes_per_second_; }  // with nothing beside it
-  void Run(uint64_t bytes) { done_ += bench_->MatrixPiece(QuantType::kQ4_0, bytes, &at_); }
-  double seconds_alone() const { return static_cast<double>(done_) / bytes_per_second_; }
+  // Seconds that the piece takes with nothing beside it.
+  double Run(uint64_t bytes) {
+    return static_cast<double>(bench_->MatrixPiece(QuantType::kQ4_0, bytes, &at_)) / bytes_per_second_;
+  }
 
  private:
   std::unique_ptr<Backend> backend_;
   AlignedBuffer memory_;
   std::unique_ptr<KernelBench> bench_;
   double bytes_per_second_ = 0;
-  uint64_t at_ = 0, done_ = 0;
+  uint64_t at_ = 0;
 };
+
+// What reading and computing side by side took.
+struct SideBySide {
+  double bytes = 0, seconds = 0;
+  double computing_alone = 0;  // seconds of the computing, had it been alone
+  double seconds_per_byte() const { return seconds / bytes; }
+  double computing_per_byte() const { return computing_alone / bytes; }
+};
+
+// T = R + shared * K (memory/forecast.h) through both points, K below R. What a disk gives while nothing else happens
+// is not what a pass gets: any computing beside costs it a tenth to a fifth.
+void SolveRates(const SideBySide& light, const SideBySide& heavy, DiskRates* disk) {
+  disk->shared = std::clamp(
+      (heavy.seconds_per_byte() - light.seconds_per_byte()) / (heavy.computing_per_byte() - light.computing_per_byte()),
+      0.0, 1.0);
+  disk->bytes_per_second = 1 / (light.seconds_per_byte() - disk->shared * light.computing_per_byte());
+}
 
 }  // namespace
 
@@ -217,9 +236,9 @@ absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progres
 absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress& progress) {
   constexpr std::array<uint64_t, 4> kSizes = {64 * 1024, 256 * 1024, kMiB, 2 * kMiB};
   constexpr std::array<int32_t, 5> kDepths = {1, 4, 8, 16, 32};
-  constexpr int32_t kStreamDepth = 16;
-  // Seconds of computing per second of reading: an 8B model in half of its bytes, on two cores.
-  constexpr double kComputing = 0.4;
+  constexpr int32_t kStreamDepth = 24;  // a pass's ring
+  // Seconds of computing per second of reading: an 8B model in a third of its bytes and in most of them, on two cores.
+  constexpr std::array kComputing = {0.1, 0.5};
   constexpr uint64_t kLeastBytes = 64 * kMiB;
   std::error_code error;
   const uint64_t file_bytes = std::filesystem::file_size(probe.path, error);
@@ -265,21 +284,16 @@ absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress&
   ASSIGN_OR_RETURN(Computing computing, Computing::Create(probe.threads, probe.seconds));
   // In turns, because a disk's speed drifts.
   constexpr int kTurns = 3;
-  uint64_t bytes = 0;
-  double seconds = 0, seconds_beside = 0, bytes_beside = 0;
-  for (int turn = 0; turn < kTurns; ++turn) {
-    ASSIGN_OR_RETURN(const LoadResult alone, load_of(kMiB, kStreamDepth, probe.stream_seconds / kTurns, nullptr));
-    bytes += alone.bytes, seconds += alone.seconds;
-    const auto piece = static_cast<uint64_t>(kComputing * computing.bytes_per_second() / alone.bytes_per_second() *
-                                             static_cast<double>(kMiB));
-    ASSIGN_OR_RETURN(const LoadResult both,
-                     load_of(kMiB, kStreamDepth, probe.stream_seconds / kTurns, [&] { computing.Run(piece); }));
-    bytes_beside += static_cast<double>(both.bytes), seconds_beside += both.seconds;
+  std::array<SideBySide, kComputing.size()> both;
+  for (size_t i = 0; i < kTurns * both.size(); ++i) {
+    const size_t which = i % both.size();
+    const auto piece =
+        static_cast<uint64_t>(kComputing[which] * computing.bytes_per_second() / best * static_cast<double>(kMiB));
+    ASSIGN_OR_RETURN(const LoadResult result, load_of(kMiB, kStreamDepth, probe.stream_seconds / kTurns,
+                                                      [&] { both[which].computing_alone += computing.Run(piece); }));
+    both[which].bytes += static_cast<double>(result.bytes), both[which].seconds += result.seconds;
   }
-  disk.bytes_per_second = static_cast<double>(bytes) / seconds;
-  const double read_alone = bytes_beside / disk.bytes_per_second, computed_alone = computing.seconds_alone();
-  disk.shared = std::clamp(
-      (seconds_beside - std::max(read_alone, computed_alone)) / std::min(read_alone, computed_alone), 0.0, 1.0);
+  SolveRates(both.front(), both.back(), &disk);
   constexpr double kEnough = 0.97;
   for (const ReadRate& read : disk.reads) {
     const uint64_t in_flight = read.read_bytes * static_cast<uint64_t>(read.depth);

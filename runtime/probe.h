@@ -33,7 +33,7 @@ struct DiskProbe {
   IoEngine engine = IoEngine::kAuto;
   DirectMode direct = DirectMode::kAuto;
   double seconds = 0.25;        // per size and depth
-  double stream_seconds = 1.5;  // of neighbouring 1 MiB reads, and again of the same with computing beside
+  double stream_seconds = 1.5;  // of neighbouring 1 MiB reads with a little computing beside, and again with much
   int threads = 1;              // that compute
 };
 absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress& progress);
