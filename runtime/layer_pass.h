@@ -50,8 +50,11 @@ class LayerPass {
   const Activations& FfnInput(const Layer& layer, const Tensor& x);
   // x += post(down (activation(gate n) * (up n))), n = norm(x).
   absl::Status PlainFfn(const Layer& layer, ProductFn product, Tensor* x);
-  // activation(gate n) * (up n) of the last PlainFfn, [rows, ffn_rows].
+  // Of the last PlainFfn: n, [rows, dim]; gate n, activation(gate n) * (up n), up n, [rows, ffn_rows].
+  const Tensor& ffn_input() const { return *norm_; }
+  const Tensor& ffn_gate() const { return *gate_; }
   const Tensor& ffn_values() const { return *z_; }
+  const Tensor& ffn_up() const { return *up_; }
   // x += post(what the job has summed).
   void EndFfn(const Layer& layer, FfnJob* job, Tensor* x);
 

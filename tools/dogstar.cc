@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   dogstar::AddChatCommand(app, &context);
   dogstar::AddEvalCommand(app, &context);
   dogstar::AddPackCommand(app, &context);
+  dogstar::AddCalibrateCommand(app, &context);
   dogstar::AddPlanCommand(app, &context);
   dogstar::AddProbeCommand(app, &context);
   dogstar::AddSimulateCommand(app, &context);
