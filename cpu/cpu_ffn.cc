@@ -202,6 +202,12 @@ FfnUse CpuFfn::AccumulateChosen(std::span<const FfnPageRef> pages, const RowChoi
   FfnUse use;
   use.gate_rows = CountUsed(blocks);
   KeepUsedRows(stage);
+  if (choice.score == RowScore::kGiven) {
+    SetValues(stage, choice.given, choice.given_stride);
+    KeepBestRows(stage, job->ChoiceKeys());
+    UseKeptRows(task.choice, task.rows, blocks);
+    use.gate_rows = CountUsed(blocks);
+  }
   ForBlocks(kernels_.ffn_gates, task, blocks);
   if (choice.score == RowScore::kGate) {
     KeepBestRows(stage, job->ChoiceKeys());

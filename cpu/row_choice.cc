@@ -77,6 +77,18 @@ void KeepReaching(const ChoiceStage& stage, Choosers tokens) {
 
 }  // namespace
 
+void SetValues(const ChoiceStage& stage, const float* given, int64_t stride) {
+  for (const FfnBlock& block : stage.blocks) {
+    for (int32_t t = 0; t < stage.rows; ++t) {
+      float* values = stage.choice.values + (int64_t{block.choice_block} * stage.rows + t) * kBlockRows;
+      const float* from = given + t * stride + block.first_row;
+      for (int n = 0; n < kBlockRows; ++n) {
+        values[n] = (block.used >> n & 1) != 0 && from[n] > 0 ? from[n] : 0.0F;
+      }
+    }
+  }
+}
+
 void KeepUsedRows(const ChoiceStage& stage) {
   for (const FfnBlock& block : stage.blocks) {
     for (int32_t t = 0; t < stage.rows; ++t) *MaskOf(stage, block, t) = block.used;

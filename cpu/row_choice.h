@@ -20,6 +20,8 @@ struct ChoiceStage {
   bool shared = false;
 };
 
+// The values that tokens choose by are given: of token t and row r at given[t * stride + r]; negative ones count as 0.
+void SetValues(const ChoiceStage& stage, const float* given, int64_t stride);
 // Every token may keep every used row.
 void KeepUsedRows(const ChoiceStage& stage);
 // Each token keeps, of the rows its mask has, those that the stage asks for. keys: room for 32 a block.

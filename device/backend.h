@@ -195,6 +195,7 @@ uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity);
 enum class RowScore {
   kGate,   // |activation(gate)| * weight[row]: the gates of all rows, then up and down of those chosen
   kValue,  // |z| * weight[row]: gate and up of all rows, then down of those chosen
+  kGiven,  // given[t * given_stride + row], negative ones as 0: nothing of rows that are not chosen
 };
 struct RowChoice {
   RowScore score = RowScore::kGate;
@@ -202,6 +203,8 @@ struct RowChoice {
   float threshold = 0;            // count < 0: rows with at least this score
   const float* weight = nullptr;  // [ffn_rows], RowIndex order; null: 1. Host memory.
   bool shared = false;            // one set for all tokens of the call, by the sum of their scores
+  const float* given = nullptr;   // kGiven: [rows][given_stride], RowIndex order. Host memory.
+  int64_t given_stride = 0;
   // kGate: a second stage. Of the rows chosen, so many of the largest |z| * value_weight[row] keep their down part;
   // < 0: all.
   int32_t value_count = -1;

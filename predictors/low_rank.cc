@@ -29,6 +29,10 @@ void AddScaled(float factor, const float* from, size_t count, float* to) {
   for (size_t i = 0; i < count; ++i) to[i] += factor * from[i];
 }
 
+// A row far from the border counts for more than one that might as well be on its other side, up to this times the
+// mean.
+constexpr float kMostWeight = 8;
+
 // One array of parameters with its moments.
 class Adam {
  public:
@@ -80,6 +84,7 @@ class Trainer {
 
  private:
   void LabelTokens();
+  void ScaleInputs();
   void Initialize();
   void Batch(std::span<const int32_t> tokens, float rate);
   // What tokens [begin, end) of the batch give: hidden values, errors of rows, gradients of hidden values.
@@ -94,8 +99,10 @@ class Trainer {
   size_t dim_, rows_, rank_;
   int64_t step_ = 0;
   std::vector<uint8_t> labels_;  // [tokens, rows]
-  std::vector<float> scale_;     // [dim]: inputs are divided by their rms, so that one rate suits all columns
-  std::vector<float> scaled_;    // [tokens, dim]
+  // Of each token: the score that parts its important rows from the others, and one over the mean distance from it.
+  std::vector<float> border_, inverse_distance_;
+  std::vector<float> scale_;   // [dim]: inputs are divided by their rms, so that one rate suits all columns
+  std::vector<float> scaled_;  // [tokens, dim]
   // Parameters and gradients. output: [rank, rows], so that loops run over rows.
   std::vector<float> hidden_, output_, bias_, hidden_gradient_, output_gradient_, bias_gradient_;
   Adam hidden_adam_, output_adam_, bias_adam_;
@@ -110,6 +117,8 @@ Trainer::Trainer(const RankedTokens& tokens, const LowRankTraining& training, Th
       rows_(static_cast<size_t>(tokens.rows)),
       rank_(static_cast<size_t>(training.rank)),
       labels_(static_cast<size_t>(tokens.tokens) * rows_),
+      border_(static_cast<size_t>(tokens.tokens)),
+      inverse_distance_(border_.size()),
       scale_(dim_),
       scaled_(tokens.inputs.begin(), tokens.inputs.end()),
       hidden_(rank_ * dim_),
@@ -127,6 +136,7 @@ Trainer::Trainer(const RankedTokens& tokens, const LowRankTraining& training, Th
   values_gradient_.resize(batch * rank_);
   errors_.resize(batch * rows_);
   LabelTokens();
+  ScaleInputs();
   Initialize();
 }
 
@@ -136,25 +146,37 @@ void Trainer::LabelTokens() {
     std::vector<int32_t> order;
     const Range part = PartOf(tokens_.tokens, 1, thread, pool_->size());
     for (int64_t t = part.begin; t < part.end; ++t) {
-      MarkTop(tokens_.Scores(static_cast<int32_t>(t)), count, &order,
-              std::span(labels_).subspan(static_cast<size_t>(t) * rows_, rows_));
+      const std::span<const float> scores = tokens_.Scores(static_cast<int32_t>(t));
+      const auto at = static_cast<size_t>(t);
+      MarkTop(scores, count, &order, std::span(labels_).subspan(at * rows_, rows_));
+      border_[at] = scores[static_cast<size_t>(order[count - 1])];
+      for (size_t i = 0; i < count; ++i) border_[at] = std::min(border_[at], scores[static_cast<size_t>(order[i])]);
+      double distance = 1e-20;
+      for (const float score : scores) distance += std::fabs(double{score} - double{border_[at]});
+      inverse_distance_[at] = static_cast<float>(static_cast<double>(rows_) / distance);
     }
   });
 }
 
-// Biases start as the log odds of each row; the rest as small noise.
-void Trainer::Initialize() {
+// Columns that hardly move keep their size: their weights would be too large for the stored form, and say nothing.
+void Trainer::ScaleInputs() {
+  constexpr double kLeast = 1e-3;  // of the rms over all columns
+  std::vector<double> squares(dim_);
+  double all = 1e-20;
+  for (size_t at = 0; at < scaled_.size(); at += dim_) {
+    for (size_t i = 0; i < dim_; ++i) squares[i] += double{scaled_[at + i]} * scaled_[at + i];
+  }
+  for (const double square : squares) all += square / static_cast<double>(dim_);
   for (size_t i = 0; i < dim_; ++i) {
-    double squares = 1e-20;
-    for (int32_t t = 0; t < tokens_.tokens; ++t) {
-      const float x = scaled_[static_cast<size_t>(t) * dim_ + i];
-      squares += double{x} * x;
-    }
-    scale_[i] = static_cast<float>(1 / std::sqrt(squares / tokens_.tokens));
+    scale_[i] = static_cast<float>(1 / std::sqrt(std::max(squares[i], kLeast * kLeast * all) / tokens_.tokens));
   }
   for (size_t at = 0; at < scaled_.size(); at += dim_) {
     for (size_t i = 0; i < dim_; ++i) scaled_[at + i] *= scale_[i];
   }
+}
+
+// Biases start as the log odds of each row; the rest as small noise.
+void Trainer::Initialize() {
   for (size_t j = 0; j < rows_; ++j) {
     int64_t often = 0;
     for (size_t at = j; at < labels_.size(); at += rows_) often += labels_[at];
@@ -176,8 +198,12 @@ void Trainer::ForwardAndBack(std::span<const int32_t> tokens, size_t begin, size
     for (size_t k = 0; k < rank_; ++k) values[k] = Dot(hidden_.data() + k * dim_, InputOf(tokens[t]), dim_);
     std::copy(bias_.begin(), bias_.end(), errors);
     for (size_t k = 0; k < rank_; ++k) AddScaled(values[k], output_.data() + k * rows_, rows_, errors);
+    const float* scores = tokens_.Scores(tokens[t]).data();
+    const float border = border_[static_cast<size_t>(tokens[t])];
+    const float inverse_distance = inverse_distance_[static_cast<size_t>(tokens[t])];
     for (size_t j = 0; j < rows_; ++j) {
-      errors[j] = 1 / (1 + std::exp(-errors[j])) - static_cast<float>(labels[j]);
+      const float weight = std::min(std::fabs(scores[j] - border) * inverse_distance, kMostWeight);
+      errors[j] = weight * (1 / (1 + std::exp(-errors[j])) - static_cast<float>(labels[j]));
     }
     for (size_t k = 0; k < rank_; ++k) {
       values_gradient_[t * rank_ + k] = Dot(errors, output_.data() + k * rows_, rows_);

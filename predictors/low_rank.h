@@ -2,8 +2,9 @@
 //
 //   score_j = b_j + sum_k B_jk (A n)_k,   n: the FFN's input after its norm
 //
-// trained so that sigmoid(score_j) is the probability that row j is among a token's most important ones (Deja Vu, Liu
-// et al. 2023, has a predictor of this shape). Training: binary cross-entropy, mini-batch Adam (Kingma and Ba 2015).
+// trained so that sigmoid(score_j) tells whether row j is among a token's most important ones (Deja Vu, Liu et al.
+// 2023, has a predictor of this shape). Training: binary cross-entropy, each row weighed by how far it is from the
+// border between important and not, mini-batch Adam (Kingma and Ba 2015).
 //
 // Threads: the caller's pool; results do not depend on how many.
 #pragma once

@@ -5,6 +5,7 @@
 
 #include "fmt/format.h"
 #include "fmt/ranges.h"
+#include "predictors/calibrated.h"
 #include "predictors/density.h"
 #include "predictors/griffin.h"
 #include "predictors/selection.h"
@@ -15,9 +16,9 @@
 namespace dogstar {
 namespace {
 
-constexpr std::array<std::string_view, 12> kNames = {"resident",      "griffin",     "dense",     "gate",
-                                                     "gate-weighted", "two-stage",   "magnitude", "contribution",
-                                                     "random",        "weight-norm", "lag",       "oracle"};
+constexpr std::array<std::string_view, 15> kNames = {
+    "resident", "griffin",     "dense", "gate",   "gate-weighted", "two-stage", "magnitude", "contribution",
+    "random",   "weight-norm", "lag",   "oracle", "hot",           "threshold", "low-rank"};
 
 using Kind = TokenChoicePredictor::Kind;
 constexpr std::array<std::pair<std::string_view, Kind>, 5> kTokenKinds = {{{"gate", Kind::kGate},
@@ -90,10 +91,12 @@ absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& 
   if (options.name == "oracle") return std::make_unique<OraclePredictor>(rows, ffn_rows);
   if (options.name == "random") return std::make_unique<RandomPredictor>(rows, options.seed);
   if (options.name == "weight-norm") return std::make_unique<WeightNormPredictor>(rows);
+  if (NeedsStatistics(options.name)) return NewCalibratedPredictor(options, layers, ffn_rows);
   for (const auto& [name, kind] : kTokenKinds) {
     if (options.name != name) continue;
     const TokenChoicePredictor::Options choice{
-        options.density, options.layer_densities, options.value_density, options.shared, layers, ffn_rows};
+        options.density, options.layer_densities, options.value_density, options.shared, layers,
+        ffn_rows,        options.statistics};
     return std::make_unique<TokenChoicePredictor>(kind, name, choice);
   }
   if (options.name == "dense") return std::make_unique<DensePredictor>();

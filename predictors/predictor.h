@@ -20,6 +20,9 @@
 
 namespace dogstar {
 
+struct LowRankMap;
+struct Statistics;
+
 class Predictor {
  public:
   virtual ~Predictor() = default;
@@ -65,6 +68,11 @@ class Predictor {
     return nullptr;
   }
   virtual bool chooses_by_token() const { return false; }
+  // What gives the scores of a RowChoice by RowScore::kGiven, rows in RowIndex order; null for other choices.
+  virtual const LowRankMap* ScoreMap(LayerIndex layer) const {
+    static_cast<void>(layer);
+    return nullptr;
+  }
 
   // Evaluation only: what no run knows, z of the full model at the position that the next draft computes. [ffn_rows]
   virtual void ShowFullValues(LayerIndex layer, std::span<const float> z) {
@@ -95,6 +103,8 @@ struct PredictorOptions {
   int32_t refresh = 1;                  // lag: tokens between choices
   bool shared = false;                  // by token: one set for all tokens of a pass
   uint64_t seed = 1;                    // random, and griffin's draws
+  // Of the model, rows in RowIndex order (InRowOrder); null: none. Must outlive the predictor's making only.
+  const Statistics* statistics = nullptr;
 };
 
 // "resident": the rows that tier 0 holds anyway, in the packed file's order of importance.
@@ -102,6 +112,7 @@ struct PredictorOptions {
 // "lag":      the last verified token's.
 // "dense":    all rows; drafts then equal full passes.
 // "gate", "gate-weighted", "two-stage", "magnitude", "contribution": by token (token_choice.h).
+// "hot", "threshold", "low-rank": by statistics (calibrated.h).
 // "random", "weight-norm": for comparison (static_choice.h); "oracle": for evaluation (text_rows.h).
 std::span<const std::string_view> PredictorNames();
 absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& options, int32_t layers,

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "predictors/density.h"
+#include "predictors/statistics.h"
 
 namespace dogstar {
 namespace {
@@ -21,6 +22,9 @@ TokenChoicePredictor::TokenChoicePredictor(Kind kind, std::string_view name, con
       up_squares_(choices_.size()),
       weights_(choices_.size()),
       down_norm_(choices_.size()) {
+  if (options.statistics != nullptr) {
+    for (const LayerStatistics& layer : options.statistics->layers) calibrated_.push_back(layer.up_rms);
+  }
   const bool by_value = kind == Kind::kMagnitude || kind == Kind::kContribution;
   for (size_t i = 0; i < choices_.size(); ++i) {
     const double density = options.layer_densities.empty() ? options.density : options.layer_densities[i];
@@ -40,6 +44,9 @@ void TokenChoicePredictor::SetRowNorms(LayerIndex layer, std::span<const float>,
   RowChoice& choice = choices_[at];
   down_norm_[at].assign(down.begin(), down.end());
   weights_[at] = down_norm_[at];
+  if (!calibrated_.empty() && kind_ != Kind::kContribution) {
+    for (size_t i = 0; i < down.size(); ++i) weights_[at][i] *= calibrated_[at][i];
+  }
   up_squares_[at].assign(down.size(), 0.0F);
   choice.weight = weights_[at].data();
   if (kind_ == Kind::kTwoStage) choice.value_weight = down_norm_[at].data();

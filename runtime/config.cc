@@ -145,6 +145,18 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
   keys->push_back({"draft.layer_densities",
                    "density of each layer instead of draft.density (docs/sparsity.md); empty: the same everywhere",
                    "as many numbers of 0 to 1 as the model has layers, between commas", SetLayerDensities});
+  keys->push_back({"draft.per_layer",
+                   "calibrated: layers whose output loses more get more of draft.density (docs/calibration.md)",
+                   "equal, calibrated", [](std::string_view value, Config* config) -> absl::Status {
+                     if (value != "equal" && value != "calibrated") return BadValue(value, "equal, calibrated");
+                     config->draft.calibrated_layers = value == "calibrated";
+                     return absl::OkStatus();
+                   }});
+  keys->push_back({"draft.statistics", "file that dogstar calibrate wrote for the model; empty: none", "a path",
+                   [](std::string_view value, Config* config) {
+                     config->draft.statistics = std::string(value);
+                     return absl::OkStatus();
+                   }});
   keys->push_back({"draft.selection", "griffin: from scores to rows", "topk, topk_sample, sample, random, magnitude",
                    SetSelection});
   keys->push_back({"draft.prior", "griffin: tokens that used rows in the file's order and stand before the prompt",
@@ -279,10 +291,11 @@ std::vector<ConfigKey> MakeKeys() {
       {"budget.vram", "GPU memory; 0: no GPU", kSize, SizeSetter([](Config & c) -> auto& { return c.budget.vram; })});
   keys.push_back({"budget.pinned", "page-locked host memory for a GPU", kSize,
                   SizeSetter([](Config & c) -> auto& { return c.budget.pinned; })});
-  keys.push_back({"draft.predictor", "which rows a draft uses",
-                  "resident, griffin, dense, gate, gate-weighted, two-stage, magnitude, contribution, random, "
-                  "weight-norm, lag; eval --task sparsity alone: oracle",
-                  SetPredictor});
+  keys.push_back(
+      {"draft.predictor", "which rows a draft uses",
+       "resident, griffin, dense, gate, gate-weighted, two-stage, magnitude, contribution, random, "
+       "weight-norm, lag; with draft.statistics: hot, threshold, low-rank; eval --task sparsity alone: oracle",
+       SetPredictor});
   keys.push_back(real_key(
       "draft.density", "share of the FFN rows a draft uses; -1: all that are resident", -1, 1, "-1, or 0 to 1",
       [](Config & c) -> auto& { return c.draft.density; }));

@@ -46,6 +46,8 @@ struct Config {
   } budget;
   struct {
     std::string predictor = "resident";
+    std::string statistics;               // what `dogstar calibrate` wrote; empty: none
+    bool calibrated_layers = false;       // densities of layers by their losses; needs statistics
     double density = -1;                  // < 0: every row that is resident
     double value_density = -1;            // two-stage; < 0: 4/7 of density
     std::vector<double> layer_densities;  // of each layer instead of density; empty: the same everywhere

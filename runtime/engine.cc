@@ -153,8 +153,7 @@ void Engine::BeginRecord() {
 }
 
 absl::Status Engine::Build(const Hooks& hooks) {
-  ASSIGN_OR_RETURN(predictor_,
-                   NewPredictor(PredictorOptionsOf(config_), model_->config().layer_count, model_->config().ffn_rows));
+  ASSIGN_OR_RETURN(predictor_, MakePredictor(config_, *model_));
   if (predictor_->evaluation_only() && !options_.captures_verified) {
     return absl::InvalidArgumentError(fmt::format(
         "draft.predictor {} needs the full model's values before it drafts: only eval --task sparsity has them",
@@ -194,6 +193,11 @@ absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));
   forward_->SetTrace(options_.trace);
+  if (NeedsPacked(options_.mode)) {
+    ASSIGN_OR_RETURN(score_maps_,
+                     ScoreMaps::Create(*predictor_, model_->config().layer_count, backend_.get(), options_.logit_rows));
+    forward_->SetScoreMaps(score_maps_.get());
+  }
   BeginRecord();
   return absl::OkStatus();
 }

@@ -123,6 +123,7 @@ class Engine {
   std::unique_ptr<Pager> pager_;
   std::unique_ptr<KvStore> kv_store_;
   KvCache kv_cache_;
+  std::unique_ptr<ScoreMaps> score_maps_;  // null where the predictor has none
   std::unique_ptr<Forward> forward_;
 };
 

@@ -94,7 +94,7 @@ absl::Status Forward::Draft(const Batch& batch, const DraftRows& rows) {
   for (int32_t i = 0; i < config_.layer_count; ++i) {
     const LayerIndex layer{i};
     RETURN_IF_ERROR(Attention(layer, batch));
-    DraftFfn(layer, batch, rows.layer(layer));
+    RETURN_IF_ERROR(DraftFfn(layer, batch, rows.layer(layer)));
   }
   return Head(batch);
 }
@@ -201,7 +201,7 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
 }
 
 // Where tokens choose, what they used.
-FfnUse Forward::DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& layer) {
+FfnUse Forward::DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& layer, std::span<const float> scores) {
   const size_t words = (static_cast<size_t>(part.layer->layout.ffn_rows) + 63) / 64;
   draft_masks_.assign(draft_observer_ != nullptr ? words * static_cast<size_t>(rows) : 0, 0);
   if (layer.choice == nullptr) {
@@ -209,7 +209,12 @@ FfnUse Forward::DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& 
     for (size_t at = 0; at < draft_masks_.size(); at += words) layer.AddTo(std::span(draft_masks_).subspan(at, words));
     return {};
   }
-  const FfnUse use = backend_->FfnAccumulateChosen(layer.pages, *layer.choice, draft_masks_, ffn_job_.get());
+  RowChoice choice = *layer.choice;
+  if (choice.score == RowScore::kGiven) {
+    choice.given = scores.data();
+    choice.given_stride = score_maps_->stride();
+  }
+  const FfnUse use = backend_->FfnAccumulateChosen(layer.pages, choice, draft_masks_, ffn_job_.get());
   draft_use_.gate_rows += use.gate_rows;
   draft_use_.up_rows += use.up_rows;
   draft_use_.down_rows += use.down_rows;
@@ -217,15 +222,20 @@ FfnUse Forward::DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& 
   return use;
 }
 
-void Forward::DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows) {
+absl::Status Forward::DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows) {
   const TraceScope scope = Compute("ffn", layer);
   const FfnPart& part = weights_->ffn(layer);
   const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
   backend_->FfnBegin(ParamsOf(part), in, batch.rows(), ffn_job_.get());
-  const FfnUse use = DraftPages(part, batch.rows(), rows);
+  std::span<const float> scores;
+  if (rows.choice != nullptr && rows.choice->score == RowScore::kGiven) {
+    ASSIGN_OR_RETURN(scores, score_maps_->Score(layer, in, batch.rows()));
+  }
+  const FfnUse use = DraftPages(part, batch.rows(), rows, scores);
   if (rows.overlay.row_count > 0) backend_->FfnAccumulateOverlay(rows.overlay, ffn_job_.get());
   layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
   if (draft_observer_ != nullptr) draft_observer_->OnDraftRows(layer, draft_masks_, batch.rows(), use);
+  return absl::OkStatus();
 }
 
 absl::Status Forward::Head(const Batch& batch) {

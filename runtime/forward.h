@@ -20,6 +20,7 @@
 #include "runtime/batch.h"
 #include "runtime/draft_rows.h"
 #include "runtime/layer_pass.h"
+#include "runtime/score_maps.h"
 
 namespace dogstar {
 
@@ -71,6 +72,9 @@ class Forward {
   // Passes and their parts are entered there from now on; it outlives the object. May be null.
   void SetTrace(Trace* trace) { trace_ = trace; }
 
+  // Of the predictor whose choices drafts follow; null where it has none. It outlives the object.
+  void SetScoreMaps(ScoreMaps* maps) { score_maps_ = maps; }
+
   // It outlives the object, or the next call; may be null.
   void SetDraftObserver(DraftObserver* observer) { draft_observer_ = observer; }
 
@@ -95,8 +99,9 @@ class Forward {
   absl::Status Attention(LayerIndex layer, const Batch& batch);
   absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
-  void DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
-  FfnUse DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& layer);
+  absl::Status DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
+  // scores: of a choice by RowScore::kGiven, else empty.
+  FfnUse DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& layer, std::span<const float> scores);
   absl::Status Head(const Batch& batch);
   TraceScope Compute(const char* name, LayerIndex layer) const {
     return TraceScope(trace_, Trace::Track::kCompute, name, {.layer = ToInt(layer)});
@@ -133,6 +138,7 @@ class Forward {
   int32_t capture_cols_ = 0;
   FfnUse draft_use_;
   DraftObserver* draft_observer_ = nullptr;
+  ScoreMaps* score_maps_ = nullptr;
   std::vector<uint64_t> draft_masks_;
 };
 

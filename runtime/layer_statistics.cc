@@ -36,6 +36,11 @@ void FindTop(std::span<const float> scores, size_t count, std::vector<int32_t>* 
                    });
 }
 
+// Off the starts of texts, whose first token is unlike all others.
+size_t SampledToken(int32_t i, int32_t sample, int32_t tokens) {
+  return static_cast<size_t>(2 * i + 1) * static_cast<size_t>(tokens) / (2 * static_cast<size_t>(sample));
+}
+
 }  // namespace
 
 uint64_t LayerValues::Bytes(const ModelConfig& config, int32_t tokens) {
@@ -155,7 +160,7 @@ absl::StatusOr<std::vector<float>> LossesOfLayer(LayerRunner* runner, std::span<
   for (const double density : kDensityGrid) {
     const size_t count = CountOf(density, width);
     for (int32_t i = 0; i < sample; ++i) {
-      const size_t token = static_cast<size_t>(i) * static_cast<size_t>(runner->tokens()) / static_cast<size_t>(sample);
+      const size_t token = SampledToken(i, sample, runner->tokens());
       const std::span<const float> values = z.subspan(token * width, width);
       const std::span<float> rest = std::span(left_out).subspan(static_cast<size_t>(i) * width, width);
       for (size_t j = 0; j < width; ++j) scores[j] = std::fabs(values[j]) * down_norms[j];
@@ -166,7 +171,7 @@ absl::StatusOr<std::vector<float>> LossesOfLayer(LayerRunner* runner, std::span<
     RETURN_IF_ERROR(runner->MultiplyDown(left_out, sample, lost));
     double loss = 0;
     for (int32_t i = 0; i < sample; ++i) {
-      const size_t token = static_cast<size_t>(i) * static_cast<size_t>(runner->tokens()) / static_cast<size_t>(sample);
+      const size_t token = SampledToken(i, sample, runner->tokens());
       double gone = 0, all = 1e-30;
       for (size_t k = 0; k < columns; ++k) {
         gone += std::pow(double{lost[static_cast<size_t>(i) * columns + k]}, 2);

@@ -12,6 +12,7 @@
 #include "memory/weights.h"
 #include "runtime/row_norms.h"
 #include "runtime/row_scores.h"
+#include "runtime/score_maps.h"
 #include "runtime/text_harvest.h"
 #include "runtime/tiers.h"
 
@@ -123,6 +124,7 @@ void AskPredictor(const Predictor& predictor, RunPlanOptions* options) {
   options->chooses_by_token = predictor.chooses_by_token();
   options->follows_text = predictor.follows_text();
   options->needs_row_norms = predictor.needs_row_norms();
+  options->predictor = &predictor;
 }
 
 uint64_t MeasureProgramBytes() {
@@ -154,6 +156,10 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   if (options.needs_row_norms && NeedsPacked(options.mode)) {
     plan.request.fixed.push_back(
         {"norms of FFN rows", RowNormBytes(model.config().layer_count, model.config().ffn_rows)});
+  }
+  if (options.predictor != nullptr && NeedsPacked(options.mode)) {
+    const uint64_t maps = ScoreMaps::Bytes(*options.predictor, model.config().layer_count, backend, options.logit_rows);
+    if (maps > 0) plan.request.fixed.push_back({"predictor", maps});
   }
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);

@@ -40,11 +40,12 @@ struct RunPlanOptions {
   bool follows_text = false;
   bool captures_verified = false;  // an observer reads the values of passes of logit_rows rows
   bool needs_row_norms = false;
+  const Predictor* predictor = nullptr;  // whose maps count
   uint64_t trace_bytes = 0;
   uint64_t text_bytes = 0;  // of a generation: what its caller keeps of it
 };
 
-// Sets what depends on the predictor.
+// Sets what depends on the predictor, which must outlive the options.
 void AskPredictor(const Predictor& predictor, RunPlanOptions* options);
 
 struct RunPlan {

@@ -93,9 +93,9 @@ nlohmann::ordered_json Describe(const std::string& output, const Statistics& sta
 void PrintLayer(const Statistics& so_far) {
   const LayerStatistics& layer = so_far.layers.back();
   if (so_far.layers.size() == 1) {
-    fmt::print(stderr, "layer  recall  static | p > 1/2: recall  precision | loss at density .3    .5    .7\n");
+    fmt::print(stderr, "layer  recall  static | p > 1/2: recall  precision | loss at density .3      .5      .7\n");
   }
-  fmt::print(stderr, "{:5}   {:.3f}   {:.3f} |          {:.3f}      {:.3f} |            {:.4f} {:.4f} {:.4f}\n",
+  fmt::print(stderr, "{:5}   {:.3f}   {:.3f} |          {:.3f}      {:.3f} |            {:.1e} {:.1e} {:.1e}\n",
              so_far.layers.size() - 1, layer.recall.recall, layer.recall.static_recall, layer.recall.likely_recall,
              layer.recall.likely_precision, layer.losses[2], layer.losses[4], layer.losses[6]);
 }

@@ -13,6 +13,7 @@
 #include "model/model_file.h"
 #include "predictors/predictor.h"
 #include "runtime/run_plan.h"
+#include "runtime/score_maps.h"
 #include "tools/command.h"
 #include "tools/model_options.h"
 #include "tools/output.h"
@@ -58,6 +59,7 @@ struct Subject {
   RunPlanOptions options;
   Ground ground;
   ForecastRequest forecast;
+  std::unique_ptr<Predictor> predictor;  // options point to it
 };
 
 absl::StatusOr<Subject> Open(const PlanFlags& flags) {
@@ -68,16 +70,14 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(subject.model, ModelFile::Open(config.model));
   subject.shape = ShapeOf(*subject.model);
   ASSIGN_OR_RETURN(subject.backend, NewCpuBackend({.threads = ThreadsOf(config), .precise = config.precise}));
-  ASSIGN_OR_RETURN(
-      const std::unique_ptr<Predictor> predictor,
-      NewPredictor(PredictorOptionsOf(config), subject.model->config().layer_count, subject.model->config().ffn_rows));
+  ASSIGN_OR_RETURN(subject.predictor, MakePredictor(config, *subject.model));
   RunPlanOptions& options = subject.options;
   const bool automatic = config.corrector.mode == RunMode::kAuto;
   options.mode = !automatic ? config.corrector.mode : subject.shape.packed ? RunMode::kStrict : RunMode::kDense;
   options.context_slots =
       config.context > 0 ? config.context : std::min(kDefaultContext, subject.model->config().context_length);
   options.logit_rows = LogitRows(config, options.mode);
-  AskPredictor(*predictor, &options);
+  AskPredictor(*subject.predictor, &options);
   options.program_bytes = MeasureProgramBytes();
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));
   subject.ground = GroundOf(known, config.model);
