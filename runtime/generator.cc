@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "fmt/format.h"
 #include "runtime/prompt_harvest.h"
+#include "runtime/text_lookup.h"
 
 namespace dogstar {
 namespace {
@@ -116,7 +117,7 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
         break;
       case RunMode::kSirius:
       case RunMode::kStrict:
-        RETURN_IF_ERROR(engine_->can_draft() ? CorrectedCycle(&run) : DenseStep(&run));
+        RETURN_IF_ERROR(engine_->can_draft() || config.draft.lookup > 0 ? CorrectedCycle(&run) : DenseStep(&run));
         break;
       case RunMode::kAuto:
       case RunMode::kDense:
@@ -301,16 +302,19 @@ absl::Status Generator::SparseStep(Run* run) {
   return Emit(run, run->root, -1);
 }
 
-// Drafts, verifies, keeps the agreed prefix. The full pass rewrites the drafts' keys and values; what was not accepted
-// is forgotten.
-absl::Status Generator::CorrectedCycle(Run* run) {
-  KvCache& kv = engine_->kv();
-  const SequenceId sequence = kSequence;
+int32_t Generator::LookUp(int32_t most_rows, Run* run) {
+  const int32_t least = engine_->config().draft.lookup;
+  if (least == 0) return 0;
+  const LookupResult found = LookUpText(run->text, least, most_rows - 1);
+  const int32_t count = run->period.LookupsToTry(static_cast<int32_t>(found.tokens.size()));
+  run->chain.insert(run->chain.end(), found.tokens.begin(), found.tokens.begin() + count);
+  run->result->looked_up += count;
+  return count;
+}
+
+absl::Status Generator::DraftChain(int32_t most_rows, Run* run) {
   const Tokenizer& tokenizer = engine_->model().tokenizer();
-  const int32_t root_position = kv.length(sequence);
-  const int32_t tokens_left = run->options.max_tokens - static_cast<int32_t>(run->result->tokens.size());
-  const int32_t most_rows = std::min({kv.free_slots(), tokens_left, engine_->forward().limits().logit_rows});
-  run->chain = {run->root};
+  const int32_t root_position = engine_->kv().length(kSequence);
   run->period.BeginCycle();
   while (static_cast<int32_t>(run->chain.size()) < most_rows && run->period.DraftAnother()) {
     const double start = Now();
@@ -322,23 +326,56 @@ absl::Status Generator::CorrectedCycle(Run* run) {
     run->result->draft_seconds += seconds;
     if (tokenizer.IsEnd(drafted) && !run->options.ignore_end) break;  // nothing follows an end: verify now
   }
-  kv.Truncate(sequence, root_position);
+  engine_->kv().Truncate(kSequence, root_position);
+  return absl::OkStatus();
+}
 
-  const double start = Now();
-  const int32_t rows = static_cast<int32_t>(run->chain.size());
-  ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, run->chain, rows));
+// The full pass rewrites the drafts' keys and values; what was not accepted is forgotten.
+absl::StatusOr<Verdict> Generator::Verify(Run* run) {
+  KvCache& kv = engine_->kv();
+  const int32_t root_position = kv.length(kSequence);
+  ASSIGN_OR_RETURN(const Batch batch, MakeChain(kSequence, run->chain, static_cast<int32_t>(run->chain.size())));
   RecordPass(AccessPhase::kVerify, run->chain.size());
   RETURN_IF_ERROR(engine_->forward().Full(batch, text_harvest_.get()));
   const auto logits_of = [&](int32_t row, std::span<float> out) { return engine_->forward().Logits(row, out); };
   ASSIGN_OR_RETURN(const Verdict verdict,
-                   Judge(corrector_, &sampler_, run->text, sequence, TokenPos{ToInt(run->next_position()) - 1},
+                   Judge(corrector_, &sampler_, run->text, kSequence, TokenPos{ToInt(run->next_position()) - 1},
                          run->chain, logits_of, logits_));
-  kv.Truncate(sequence, root_position + verdict.accepted + 1);
+  kv.Truncate(kSequence, root_position + verdict.accepted + 1);
   if (text_harvest_ != nullptr) FollowText(verdict.accepted + 1, run);
-  const double seconds = Now() - start;
+  return verdict;
+}
 
+absl::Status Generator::EmitVerified(const Verdict& verdict, Run* run) {
+  for (int32_t i = 0; i < verdict.accepted && !run->done; ++i) {
+    held_.push_back(run->chain[static_cast<size_t>(i)]);
+    RETURN_IF_ERROR(Emit(run, run->chain[static_cast<size_t>(i) + 1], i));
+  }
+  if (run->done) return absl::OkStatus();
+  held_.push_back(run->chain[static_cast<size_t>(verdict.accepted)]);
+  run->root = verdict.next;
+  return Emit(run, run->root, verdict.accepted);
+}
+
+absl::Status Generator::CorrectedCycle(Run* run) {
+  const int32_t tokens_left = run->options.max_tokens - static_cast<int32_t>(run->result->tokens.size());
+  const int32_t most_rows = std::min({engine_->kv().free_slots(), tokens_left, engine_->forward().limits().logit_rows});
+  run->chain = {run->root};
+  const int32_t looked_up = LookUp(most_rows, run);
+  if (looked_up == 0 && engine_->can_draft()) RETURN_IF_ERROR(DraftChain(most_rows, run));
+  if (looked_up == 0 && !engine_->can_draft()) run->period.BeginCycle();
+
+  const double start = Now();
+  ASSIGN_OR_RETURN(const Verdict verdict, Verify(run));
+  const double seconds = Now() - start;
+  const int32_t rows = static_cast<int32_t>(run->chain.size());
   GenerationResult& result = *run->result;
-  run->period.RecordVerify(rows, verdict.accepted, seconds);
+  if (looked_up > 0) {
+    run->period.RecordLookup(rows, verdict.accepted, seconds);
+    result.lookups_accepted += verdict.accepted;
+  } else {
+    run->period.RecordVerify(rows, verdict.accepted, seconds);
+  }
   result.full_seconds += seconds;
   ++result.full_passes;
   result.advanced += verdict.accepted + 1;
@@ -348,14 +385,7 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   result.drafts_accepted += verdict.accepted;
   CountJudged(std::min(verdict.accepted + 1, rows - 1), verdict.accepted, &result);
   if (run->options.on_cycle) run->options.on_cycle(run->chain, verdict.accepted, verdict.next);
-  for (int32_t i = 0; i < verdict.accepted && !run->done; ++i) {
-    held_.push_back(run->chain[static_cast<size_t>(i)]);
-    RETURN_IF_ERROR(Emit(run, run->chain[static_cast<size_t>(i) + 1], i));
-  }
-  if (run->done) return absl::OkStatus();
-  held_.push_back(run->chain[static_cast<size_t>(verdict.accepted)]);
-  run->root = verdict.next;
-  return Emit(run, run->root, verdict.accepted);
+  return EmitVerified(verdict, run);
 }
 
 // The next drafts use the rows that this cycle's tokens brought in.

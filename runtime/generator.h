@@ -87,7 +87,15 @@ class Generator {
   size_t ReusablePrefix(std::span<const TokenId> prompt, const GenerationOptions& options) const;
   absl::Status DenseStep(Run* run);
   absl::Status SparseStep(Run* run);
+  // Drafts, verifies, keeps the agreed prefix.
   absl::Status CorrectedCycle(Run* run);
+  // Drafts of the text's own past, at no pass; their number.
+  int32_t LookUp(int32_t most_rows, Run* run);
+  // Drafts by the sparse model.
+  absl::Status DraftChain(int32_t most_rows, Run* run);
+  // The full pass over the chain, and what it lets stand.
+  absl::StatusOr<Verdict> Verify(Run* run);
+  absl::Status EmitVerified(const Verdict& verdict, Run* run);
   absl::Status DraftToken(Run* run);
   void FollowText(int32_t verified_rows, Run* run);
   absl::Status Emit(Run* run, TokenId token, int32_t logits_row);

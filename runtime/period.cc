@@ -40,6 +40,26 @@ bool PeriodController::DraftAnother() const {
   return survival_ * rate * saved > draft_seconds_.value + std::max(0.0, row_seconds_.value);
 }
 
+int32_t PeriodController::LookupsToTry(int32_t found) {
+  const int32_t most = std::min(found, options_.period - 1);
+  if (!options_.adaptive || most <= 0) return std::max(most, 0);
+  if (!full_seconds_.known) return 0;
+  const double saved = full_seconds_.value, row = std::max(0.0, row_seconds_.value);
+  const double rate = lookup_acceptance_.known ? lookup_acceptance_.value : 0.7;  // guess: a match of a few tokens
+  const bool drafts_pay = cycle_tokens_.known && TokenSeconds() < full_seconds_.value;
+  if (drafts_pay && acceptance_.known && acceptance_.value > rate && ++lookups_refused_ < kRetryCycles) return 0;
+  int32_t worth = 0;
+  for (double survival = rate; worth < most && survival * saved > row; survival *= rate) ++worth;
+  if (worth == 0 && ++lookups_refused_ >= kRetryCycles) worth = 1;
+  return worth;
+}
+
+void PeriodController::RecordLookup(int32_t rows, int32_t accepted, double seconds) {
+  lookups_refused_ = 0;
+  if (full_seconds_.known && rows > 1) row_seconds_.Add(std::max(0.0, (seconds - full_seconds_.value) / (rows - 1)));
+  for (int32_t i = 0; i < std::min(rows - 1, accepted + 1); ++i) lookup_acceptance_.Add(i < accepted ? 1 : 0);
+}
+
 void PeriodController::RecordDraft(float confidence, double seconds) {
   confidences_[static_cast<size_t>(drafted_++)] = confidence;
   survival_ *= AcceptanceOf(confidence);

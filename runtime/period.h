@@ -34,6 +34,12 @@ class PeriodController {
   // The cycle's full pass over `rows` rows, of which `accepted` drafts stood.
   void RecordVerify(int32_t rows, int32_t accepted, double seconds);
 
+  // Drafts that cost no step (text_lookup.h) instead of the cycle's own: so many of `found` are worth their rows of the
+  // full pass; 0: own drafts are better, or none.
+  int32_t LookupsToTry(int32_t found);
+  // The full pass of a cycle of such drafts.
+  void RecordLookup(int32_t rows, int32_t accepted, double seconds);
+
   // Share of cycles that drafted nothing although the period allows it.
   double dense_share() const { return cycles_ > 0 ? static_cast<double>(dense_cycles_) / cycles_ : 0; }
 
@@ -65,7 +71,9 @@ class PeriodController {
   // Of cycles that drafted, seconds and tokens apart: the mean of their ratios would overrate cycles that lost.
   Mean cycle_seconds_, cycle_tokens_;
   Mean draft_seconds_, full_seconds_, row_seconds_;
-  Mean acceptance_;  // of the next draft, given that those before it stood
+  Mean acceptance_;              // of the next draft, given that those before it stood
+  Mean lookup_acceptance_;       // the same of drafts that were looked up
+  int32_t lookups_refused_ = 0;  // since one was tried
   std::array<double, kBins> bin_accepted_{};
   std::array<double, kBins> bin_judged_{};
   int64_t cycles_ = 0, dense_cycles_ = 0;

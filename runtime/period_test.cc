@@ -51,5 +51,38 @@ TEST(PeriodTest, DraftsThatAreNeverAcceptedAreGivenUp) {
   EXPECT_LT(MeanRows(&period, 0.2, 1, 0.3F, 1), 1.3);
 }
 
+PeriodController WithFullPass(double seconds) {
+  PeriodController period({true, 16});
+  period.BeginCycle();
+  period.RecordVerify(1, 0, seconds);
+  return period;
+}
+
+TEST(PeriodTest, LookupsThatStandAreTakenInFull) {
+  PeriodController period = WithFullPass(1);
+  for (int i = 0; i < 50; ++i) period.RecordLookup(11, 10, 1.01);
+  EXPECT_EQ(period.LookupsToTry(10), 10);
+  EXPECT_EQ(period.LookupsToTry(40), 15);  // the period is the most
+  EXPECT_EQ(period.LookupsToTry(0), 0);
+}
+
+TEST(PeriodTest, LookupsThatFailAreTriedNowAndThen) {
+  PeriodController period = WithFullPass(1);
+  for (int i = 0; i < 50; ++i) period.RecordLookup(11, 0, 1.5);  // 0.05 a row
+  int tried = 0;
+  for (int i = 0; i < 160; ++i) {
+    if (period.LookupsToTry(10) == 0) continue;
+    ++tried;
+    period.RecordLookup(2, 0, 1.05);
+  }
+  EXPECT_EQ(tried, 10);
+}
+
+TEST(PeriodTest, AFixedPeriodTakesWhatIsFound) {
+  PeriodController period({false, 8});
+  EXPECT_EQ(period.LookupsToTry(3), 3);
+  EXPECT_EQ(period.LookupsToTry(30), 7);
+}
+
 }  // namespace
 }  // namespace dogstar

@@ -29,8 +29,9 @@ struct GenerationResult {
   int64_t draft_steps = 0;
   int64_t drafts_judged = 0;
   int64_t drafts_accepted = 0;
-  std::vector<int64_t> cycle_tokens;  // [t]: full passes of corrected modes that won t tokens
-  int64_t advanced = 0;               // accepted drafts + one token a cycle
+  int64_t looked_up = 0, lookups_accepted = 0;  // drafts that the text's own past gave; counted in those above as well
+  std::vector<int64_t> cycle_tokens;            // [t]: full passes of corrected modes that won t tokens
+  int64_t advanced = 0;                         // accepted drafts + one token a cycle
   // [i]: cycles that judged their i-th draft, and those in which it stood.
   std::vector<int64_t> judged_at, accepted_at;
   int32_t assumed_tokens = 0;  // > 0: drafts stood by assumption, so many tokens a cycle

@@ -144,6 +144,8 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   json["accepted_mean"] = result.accepted_mean();
   json["drafted"] = result.draft_steps;
   json["drafts_accepted"] = result.drafts_accepted;
+  json["looked_up"] = result.looked_up;
+  json["lookups_accepted"] = result.lookups_accepted;
   json["accepted_by_position"] = nlohmann::json::array();
   for (size_t i = 0; i < result.judged_at.size(); ++i) {
     json["accepted_by_position"].push_back(static_cast<double>(result.accepted_at[i]) /

@@ -79,6 +79,13 @@ std::vector<Variant> Choices(uint64_t budget) {
                         c->draft.predictor = "two-stage", c->draft.density = 0.5, c->draft.shared = true;
                         Strict(c, 6, false);
                       }});
+  for (const bool adaptive : {false, true}) {
+    variants.push_back({fmt::format("strict, prompt lookup{}", adaptive ? ", adaptive, budget" : ""), [=](Config* c) {
+                          if (adaptive) c->budget.ram = budget;
+                          c->draft.lookup = 1;
+                          Strict(c, 6, adaptive);
+                        }});
+  }
   variants.push_back({"strict, lag taken anew every third token", [=](Config* c) {
                         c->draft.predictor = "lag", c->draft.density = 0.5, c->draft.refresh = 3;
                         Strict(c, 6, false);
@@ -238,6 +245,27 @@ TEST_F(SamplingIdentityTest, PenaltiesBiasAndASlidingContext) {
     EXPECT_EQ(std::count(dense.tokens.begin(), dense.tokens.end(), TokenId{9}), 0);
     EXPECT_EQ(dense.context_slides > 0, test.context > 0);
   }
+}
+
+// A prompt that says its end before has drafts that cost nothing; where no draft can be made they are the only ones.
+TEST_F(SamplingIdentityTest, LookupsStandWhereTheTextRepeatsItself) {
+  config_.sampling.repeat_penalty = 1;
+  const RunOutput dense = RunModel(config_, kPrompt, 65).value();
+  Config config = config_;
+  config.draft.predictor = "random";  // drafts that do not stand
+  config.draft.density = 0.05;
+  config.draft.lookup = 2;
+  Strict(&config, 8, false);
+  std::string prompt = kPrompt;
+  prompt += dense.text;  // what the model would say, twice over
+  prompt += kPrompt;
+  config_.corrector.mode = RunMode::kDense;
+  const RunOutput expected = RunModel(config_, prompt, 33).value();
+  const RunOutput looked = RunModel(config, prompt, 33).value();
+  EXPECT_EQ(looked.result.tokens, expected.result.tokens);
+  EXPECT_GT(looked.result.looked_up, 0);
+  EXPECT_LE(looked.result.lookups_accepted, looked.result.looked_up);
+  EXPECT_LE(looked.result.lookups_accepted, looked.result.drafts_accepted);
 }
 
 // What must hold of Sirius: with every row the draft is the full model; above a threshold of 1 no draft stands;
