@@ -166,11 +166,13 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
   keys->push_back({"draft.refresh", "lag: verified tokens between choices", kRefresh,
                    NumberSetter<int32_t>(
                        1, 100000, kRefresh, [](Config & c) -> auto& { return c.draft.refresh; })});
-  constexpr std::string_view kLookup = "0 to 32";
+  constexpr std::string_view kLookup = "-1 to 32";
   keys->push_back({"draft.lookup",
-                   "drafts from the text's own past where at least so many last tokens stood before; 0: none", kLookup,
+                   "drafts from the text's own past where at least so many last tokens stood before; 0: none; -1: 2 in "
+                   "strict mode where memory holds no sparse model, else none",
+                   kLookup,
                    NumberSetter<int32_t>(
-                       0, 32, kLookup, [](Config & c) -> auto& { return c.draft.lookup; })});
+                       -1, 32, kLookup, [](Config & c) -> auto& { return c.draft.lookup; })});
   keys->push_back({"draft.shared", "by token: one set of rows for all tokens of a pass", "true or false",
                    [](std::string_view value, Config* config) -> absl::Status {
                      ASSIGN_OR_RETURN(config->draft.shared, ParseBool(value));

@@ -55,7 +55,7 @@ struct Config {
     double prior = 0;                     // griffin: tokens
     int32_t refresh = 1;                  // lag: tokens
     bool shared = false;                  // by token: one set for all tokens of a pass
-    int32_t lookup = 0;                   // prompt lookup: tokens that must match; 0: none
+    int32_t lookup = -1;                  // prompt lookup: tokens that must match; 0: none; -1: chosen
     double overlay = 0.15;                // share of the FFN's resident bytes kept for single rows; also cache.share
   } draft;
   struct {

@@ -92,7 +92,9 @@ absl::Status Engine::CheckDrafts(const Hooks& hooks) {
   if (options_.mode == RunMode::kSparse) {
     return absl::ResourceExhaustedError("sparse mode needs attention and head in memory; raise the budget");
   }
-  Note(hooks, "the budget does not hold attention and head: every token is a full pass, without drafts");
+  Note(hooks,
+       "the budget does not hold attention and head: no drafts by a sparse model, only of what the text said before "
+       "(draft.lookup)");
   return absl::OkStatus();
 }
 

@@ -117,7 +117,7 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
         break;
       case RunMode::kSirius:
       case RunMode::kStrict:
-        RETURN_IF_ERROR(engine_->can_draft() || config.draft.lookup > 0 ? CorrectedCycle(&run) : DenseStep(&run));
+        RETURN_IF_ERROR(engine_->can_draft() || LookupLength() > 0 ? CorrectedCycle(&run) : DenseStep(&run));
         break;
       case RunMode::kAuto:
       case RunMode::kDense:
@@ -302,8 +302,15 @@ absl::Status Generator::SparseStep(Run* run) {
   return Emit(run, run->root, -1);
 }
 
+int32_t Generator::LookupLength() const {
+  constexpr int32_t kWithoutDrafts = 2;  // a wrong one costs a row of a pass that waits for the disk anyway
+  const int32_t given = engine_->config().draft.lookup;
+  if (given >= 0) return given;
+  return mode_ == RunMode::kStrict && !engine_->can_draft() ? kWithoutDrafts : 0;
+}
+
 int32_t Generator::LookUp(int32_t most_rows, Run* run) {
-  const int32_t least = engine_->config().draft.lookup;
+  const int32_t least = LookupLength();
   if (least == 0) return 0;
   const LookupResult found = LookUpText(run->text, least, most_rows - 1);
   const int32_t count = run->period.LookupsToTry(static_cast<int32_t>(found.tokens.size()));

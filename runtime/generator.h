@@ -89,6 +89,8 @@ class Generator {
   absl::Status SparseStep(Run* run);
   // Drafts, verifies, keeps the agreed prefix.
   absl::Status CorrectedCycle(Run* run);
+  // Tokens of the text's end that must have stood before; 0: nothing is looked up.
+  int32_t LookupLength() const;
   // Drafts of the text's own past, at no pass; their number.
   int32_t LookUp(int32_t most_rows, Run* run);
   // Drafts by the sparse model.
