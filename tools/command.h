@@ -17,6 +17,7 @@ void AddInspectCommand(CLI::App& app, CommandContext* context);
 void AddTokenizeCommand(CLI::App& app, CommandContext* context);
 void AddPackCommand(CLI::App& app, CommandContext* context);
 void AddCalibrateCommand(CLI::App& app, CommandContext* context);
+void AddConfigCommand(CLI::App& app, CommandContext* context);
 void AddSynthCommand(CLI::App& app, CommandContext* context);
 void AddChatCommand(CLI::App& app, CommandContext* context);
 void AddEvalCommand(CLI::App& app, CommandContext* context);

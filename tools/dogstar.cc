@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   dogstar::AddProbeCommand(app, &context);
   dogstar::AddSimulateCommand(app, &context);
   dogstar::AddBenchCommand(app, &context);
+  dogstar::AddConfigCommand(app, &context);
   dogstar::AddInspectCommand(app, &context);
   dogstar::AddTokenizeCommand(app, &context);
   dogstar::AddSynthCommand(app, &context);
