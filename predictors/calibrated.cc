@@ -63,9 +63,8 @@ RowChoice ThresholdChoice(const LayerStatistics& layer, double density) {
   return choice;
 }
 
-template <typename Vector>
-void Reorder(const std::vector<NeuronIndex>& order, size_t width, Vector* values) {
-  const Vector source = *values;
+void Reorder(const std::vector<NeuronIndex>& order, size_t width, std::vector<float>* values) {
+  const std::vector<float> source = *values;
   for (size_t i = 0; i < order.size(); ++i) {
     const auto from = static_cast<size_t>(ToInt(order[i]));
     std::copy_n(source.begin() + static_cast<ptrdiff_t>(from * width), width,
@@ -99,13 +98,10 @@ absl::StatusOr<std::unique_ptr<Predictor>> NewCalibratedPredictor(const Predicto
   }
   for (size_t i = 0; i < statistics.layers.size(); ++i) {
     const double density = options.layer_densities.empty() ? options.density : options.layer_densities[i];
-    RowChoice choice = ThresholdChoice(statistics.layers[i], density);
-    if (by_map) {
-      choice = {.score = RowScore::kGiven, .count = rows[i]};
-      maps.push_back(statistics.layers[i].map);
-    }
-    choice.shared = options.shared;
-    choices.push_back(choice);
+    choices.push_back(by_map ? RowChoice{.score = RowScore::kGiven, .count = rows[i]}
+                             : ThresholdChoice(statistics.layers[i], density));
+    choices.back().shared = options.shared;
+    if (by_map) maps.push_back(statistics.layers[i].map);
   }
   return std::make_unique<SettledPredictor>(name, std::move(choices), std::move(maps));
 }

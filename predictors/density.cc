@@ -21,6 +21,8 @@ struct Step {
 
 int32_t RowsOf(double density, int32_t rows) { return density < 0 ? rows : std::clamp(Floor(density * rows), 0, rows); }
 
+int32_t ImportantRows(double density, int32_t rows) { return std::clamp(RowsOf(density, rows), 1, rows); }
+
 int32_t RowsLeft(double density, int32_t rows) {
   return density < 0 ? rows : rows - std::clamp(Floor((1 - density) * rows), 0, rows);
 }

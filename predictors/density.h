@@ -10,6 +10,8 @@ namespace dogstar {
 // floor(density * rows): what CSparse keeps (Sirius, CSparse). A product that misses a whole number by less than
 // rounding errors counts as that number. density in [0, 1]; < 0: all rows.
 int32_t RowsOf(double density, int32_t rows);
+// The same, but at least one row: how many count as a token's important ones.
+int32_t ImportantRows(double density, int32_t rows);
 // rows - floor((1 - density) * rows): what FSparse keeps, which drops so many (Sirius, FSparse).
 int32_t RowsLeft(double density, int32_t rows);
 

@@ -2,16 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "base/random.h"
 #include "base/status.h"
 #include "predictors/density.h"
+#include "predictors/selection.h"
 
 namespace dogstar {
 namespace {
 
-// Sums of four, side by side: the compiler keeps them in one register, and their order is fixed.
+// Sixteen sums side by side: the compiler keeps them in registers, and their order is fixed.
 float Dot(const float* a, const float* b, size_t count) {
   constexpr size_t kLanes = 16;
   float sums[kLanes] = {};
@@ -57,21 +57,11 @@ class Adam {
   std::vector<float> mean_, square_;
 };
 
-size_t TopCount(double density, int32_t rows) {
-  return static_cast<size_t>(std::clamp(RowsOf(density, rows), 1, rows));
-}
+size_t CountOf(double density, int32_t rows) { return static_cast<size_t>(ImportantRows(density, rows)); }
 
 // marks[j] = 1 for the `count` largest scores; of equal ones the lower rows.
 void MarkTop(std::span<const float> scores, size_t count, std::vector<int32_t>* order, std::span<uint8_t> marks) {
-  order->resize(scores.size());
-  for (size_t j = 0; j < scores.size(); ++j) (*order)[j] = static_cast<int32_t>(j);
-  const auto better = [&](int32_t a, int32_t b) {
-    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  };
-  if (count < scores.size()) {
-    std::nth_element(order->begin(), order->begin() + static_cast<ptrdiff_t>(count), order->end(), better);
-  }
+  FindTopRows(scores, count, order);
   std::fill(marks.begin(), marks.end(), uint8_t{0});
   for (size_t i = 0; i < count; ++i) marks[static_cast<size_t>((*order)[i])] = 1;
 }
@@ -141,7 +131,7 @@ Trainer::Trainer(const RankedTokens& tokens, const LowRankTraining& training, Th
 }
 
 void Trainer::LabelTokens() {
-  const size_t count = TopCount(training_.density, tokens_.rows);
+  const size_t count = CountOf(training_.density, tokens_.rows);
   pool_->Run([&](int thread) {
     std::vector<int32_t> order;
     const Range part = PartOf(tokens_.tokens, 1, thread, pool_->size());
@@ -149,8 +139,8 @@ void Trainer::LabelTokens() {
       const std::span<const float> scores = tokens_.Scores(static_cast<int32_t>(t));
       const auto at = static_cast<size_t>(t);
       MarkTop(scores, count, &order, std::span(labels_).subspan(at * rows_, rows_));
-      border_[at] = scores[static_cast<size_t>(order[count - 1])];
-      for (size_t i = 0; i < count; ++i) border_[at] = std::min(border_[at], scores[static_cast<size_t>(order[i])]);
+      border_[at] = scores[static_cast<size_t>(order[0])];
+      for (size_t i = 1; i < count; ++i) border_[at] = std::min(border_[at], scores[static_cast<size_t>(order[i])]);
       double distance = 1e-20;
       for (const float score : scores) distance += std::fabs(double{score} - double{border_[at]});
       inverse_distance_[at] = static_cast<float>(static_cast<double>(rows_) / distance);
@@ -310,7 +300,7 @@ void ScoreRows(const LowRankMap& map, std::span<const float> input, std::span<fl
 
 std::vector<float> TopFrequencies(const RankedTokens& tokens, double density) {
   const auto rows = static_cast<size_t>(tokens.rows);
-  const size_t count = TopCount(density, tokens.rows);
+  const size_t count = CountOf(density, tokens.rows);
   std::vector<float> frequency(rows);
   std::vector<uint8_t> marks(rows);
   std::vector<int32_t> order;
@@ -325,7 +315,7 @@ std::vector<float> TopFrequencies(const RankedTokens& tokens, double density) {
 RowRecall MeasureRecall(const LowRankMap& map, std::span<const float> frequency, const RankedTokens& held_out,
                         double density) {
   const auto rows = static_cast<size_t>(held_out.rows);
-  const size_t count = TopCount(density, held_out.rows);
+  const size_t count = CountOf(density, held_out.rows);
   std::vector<int32_t> order;
   std::vector<float> scores(rows);
   std::vector<uint8_t> wanted(rows), chosen(rows), likely(rows), often(rows);

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "base/random.h"
 #include "fmt/format.h"
@@ -72,6 +73,20 @@ void SelectRows(Selection selection, std::span<const float> scores, const RowSet
   }
 }
 
+void MoveTopRowsFirst(std::span<const float> scores, size_t k, std::span<int32_t> order) {
+  const auto better = [&](int32_t a, int32_t b) {
+    const float sa = scores[static_cast<size_t>(a)], sb = scores[static_cast<size_t>(b)];
+    return sa != sb ? sa > sb : a < b;
+  };
+  std::nth_element(order.begin(), order.begin() + static_cast<ptrdiff_t>(k), order.end(), better);
+}
+
+void FindTopRows(std::span<const float> scores, size_t k, std::vector<int32_t>* order) {
+  order->resize(scores.size());
+  std::iota(order->begin(), order->end(), 0);
+  MoveTopRowsFirst(scores, k, *order);
+}
+
 void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, std::vector<int32_t>* scratch,
              RowSet* chosen) {
   std::vector<int32_t>& order = *scratch;
@@ -80,11 +95,7 @@ void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, 
     if (available.Contains(RowIndex{row})) order.push_back(row);
   }
   k = std::clamp(k, 0, static_cast<int32_t>(order.size()));
-  const auto better = [&](int32_t a, int32_t b) {
-    const float sa = scores[static_cast<size_t>(a)], sb = scores[static_cast<size_t>(b)];
-    return sa != sb ? sa > sb : a < b;
-  };
-  std::nth_element(order.begin(), order.begin() + k, order.end(), better);
+  MoveTopRowsFirst(scores, static_cast<size_t>(k), order);
   chosen->Reset(available.rows());
   for (int32_t i = 0; i < k; ++i) chosen->Insert(RowIndex{order[static_cast<size_t>(i)]});
 }

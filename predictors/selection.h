@@ -41,6 +41,12 @@ struct SelectionScratch {
 void SelectRows(Selection selection, std::span<const float> scores, const RowSet& available, int32_t k,
                 const SelectionKey& key, SelectionScratch* scratch, RowSet* chosen);
 
+// Moves the k rows of `order` with the largest scores to its front, in any order; equal scores: the lower row. k <=
+// order.size().
+void MoveTopRowsFirst(std::span<const float> scores, size_t k, std::span<int32_t> order);
+// The same of all rows: order becomes 0 .. scores.size() - 1, rearranged.
+void FindTopRows(std::span<const float> scores, size_t k, std::vector<int32_t>* order);
+
 // The k rows of `available` with the largest scores; equal scores: the lower row. k larger than the set: all of it.
 void TopRows(std::span<const float> scores, const RowSet& available, int32_t k, std::vector<int32_t>* scratch,
              RowSet* chosen);

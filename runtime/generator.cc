@@ -322,7 +322,6 @@ int32_t Generator::LookUp(int32_t most_rows, Run* run) {
 absl::Status Generator::DraftChain(int32_t most_rows, Run* run) {
   const Tokenizer& tokenizer = engine_->model().tokenizer();
   const int32_t root_position = engine_->kv().length(kSequence);
-  run->period.BeginCycle();
   while (static_cast<int32_t>(run->chain.size()) < most_rows && run->period.DraftAnother()) {
     const double start = Now();
     RETURN_IF_ERROR(DraftToken(run));
@@ -369,8 +368,10 @@ absl::Status Generator::CorrectedCycle(Run* run) {
   const int32_t most_rows = std::min({engine_->kv().free_slots(), tokens_left, engine_->forward().limits().logit_rows});
   run->chain = {run->root};
   const int32_t looked_up = LookUp(most_rows, run);
-  if (looked_up == 0 && engine_->can_draft()) RETURN_IF_ERROR(DraftChain(most_rows, run));
-  if (looked_up == 0 && !engine_->can_draft()) run->period.BeginCycle();
+  if (looked_up == 0) {
+    run->period.BeginCycle();
+    if (engine_->can_draft()) RETURN_IF_ERROR(DraftChain(most_rows, run));
+  }
 
   const double start = Now();
   ASSIGN_OR_RETURN(const Verdict verdict, Verify(run));

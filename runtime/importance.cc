@@ -7,19 +7,10 @@
 #include "model/model_file.h"
 #include "runtime/calibration_text.h"
 #include "runtime/layer_runner.h"
+#include "runtime/layer_statistics.h"
 
 namespace dogstar {
 namespace {
-
-// Squared norm of each column of the down matrix, [ffn_rows].
-std::vector<float> DownNormsSquared(const MatrixSource& down, std::span<const std::byte> bytes) {
-  std::vector<float> row(static_cast<size_t>(down.cols)), norms(static_cast<size_t>(down.cols));
-  for (int32_t i = 0; i < down.rows; ++i) {
-    DequantizeRow(down.type, bytes.data() + static_cast<uint64_t>(i) * down.row_bytes(), down.cols, row.data());
-    for (size_t j = 0; j < row.size(); ++j) norms[j] += row[j] * row[j];
-  }
-  return norms;
-}
 
 // importance[j] = sum over tokens of j's share of the token's energy. z: [tokens, neurons].
 std::vector<float> TokenShares(std::span<const float> z, const std::vector<float>& norms) {

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "device/functions.h"
 #include "predictors/density.h"
+#include "predictors/selection.h"
 
 namespace dogstar {
 namespace {
@@ -14,26 +14,10 @@ namespace {
 constexpr int32_t kLossTokens = LayerRunner::kOwnRows;
 constexpr size_t kThresholdSample = size_t{1} << 20;
 
-size_t CountOf(double density, size_t rows) {
-  return static_cast<size_t>(std::clamp(RowsOf(density, static_cast<int32_t>(rows)), 1, static_cast<int32_t>(rows)));
-}
-
 float ActivationOf(FfnActivation activation, float gate) {
   if (activation == FfnActivation::kSilu) return gate / (1 + std::exp(-gate));
   const float v = gate * (1 + kGeluCubic * gate * gate) * kGeluScale;
   return gate / (1 + std::exp(-v));
-}
-
-// The `count` columns of largest score first, in any order; of equal scores the lower.
-void FindTop(std::span<const float> scores, size_t count, std::vector<int32_t>* order) {
-  order->resize(scores.size());
-  std::iota(order->begin(), order->end(), 0);
-  if (count >= scores.size()) return;
-  std::nth_element(order->begin(), order->begin() + static_cast<ptrdiff_t>(count), order->end(),
-                   [&](int32_t a, int32_t b) {
-                     const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
-                     return x != y ? x > y : a < b;
-                   });
 }
 
 // Off the starts of texts, whose first token is unlike all others.
@@ -78,19 +62,24 @@ RankedTokens LayerValues::Ranked(int32_t first, int32_t count) const {
   return {count, dim_, rows_, part(inputs_, dim_), part(z_, rows_)};
 }
 
-std::vector<float> DownNorms(const MatrixSource& down, std::span<const std::byte> bytes) {
+std::vector<float> DownNormsSquared(const MatrixSource& down, std::span<const std::byte> bytes) {
   std::vector<float> row(static_cast<size_t>(down.cols)), norms(static_cast<size_t>(down.cols));
   for (int32_t i = 0; i < down.rows; ++i) {
     DequantizeRow(down.type, bytes.data() + static_cast<uint64_t>(i) * down.row_bytes(), down.cols, row.data());
     for (size_t j = 0; j < row.size(); ++j) norms[j] += row[j] * row[j];
   }
+  return norms;
+}
+
+std::vector<float> DownNorms(const MatrixSource& down, std::span<const std::byte> bytes) {
+  std::vector<float> norms = DownNormsSquared(down, bytes);
   for (float& norm : norms) norm = std::sqrt(norm);
   return norms;
 }
 
 void CountImportant(const RankedTokens& tokens, const TextLengths& lengths, double density, LayerStatistics* layer) {
   const auto rows = static_cast<size_t>(tokens.rows);
-  const size_t count = CountOf(density, rows);
+  const auto count = static_cast<size_t>(ImportantRows(density, tokens.rows));
   std::vector<int32_t> order;
   std::vector<uint8_t> before(rows), now(rows);
   std::vector<int32_t> important(rows), followed(rows), kept(rows);
@@ -99,7 +88,7 @@ void CountImportant(const RankedTokens& tokens, const TextLengths& lengths, doub
   for (const int32_t length : lengths) {
     for (int32_t i = 0; i < length; ++i, ++token) {
       const std::span<const float> scores = tokens.Scores(token);
-      FindTop(scores, count, &order);
+      FindTopRows(scores, count, &order);
       std::fill(now.begin(), now.end(), uint8_t{0});
       for (size_t k = 0; k < count; ++k) now[static_cast<size_t>(order[k])] = 1;
       for (size_t j = 0; j < rows; ++j) {
@@ -158,13 +147,13 @@ absl::StatusOr<std::vector<float>> LossesOfLayer(LayerRunner* runner, std::span<
   std::vector<float> scores(width), losses;
   std::vector<int32_t> order;
   for (const double density : kDensityGrid) {
-    const size_t count = CountOf(density, width);
+    const auto count = static_cast<size_t>(ImportantRows(density, rows));
     for (int32_t i = 0; i < sample; ++i) {
       const size_t token = SampledToken(i, sample, runner->tokens());
       const std::span<const float> values = z.subspan(token * width, width);
       const std::span<float> rest = std::span(left_out).subspan(static_cast<size_t>(i) * width, width);
       for (size_t j = 0; j < width; ++j) scores[j] = std::fabs(values[j]) * down_norms[j];
-      FindTop(scores, count, &order);
+      FindTopRows(scores, count, &order);
       std::copy(values.begin(), values.end(), rest.begin());
       for (size_t k = 0; k < count; ++k) rest[static_cast<size_t>(order[k])] = 0;
     }

@@ -37,7 +37,8 @@ class LayerValues {
   std::vector<float> inputs_, z_;
 };
 
-// Norm of each column of a down matrix, [rows of the FFN].
+// Norm of each column of a down matrix, [rows of the FFN]; and its square.
+std::vector<float> DownNormsSquared(const MatrixSource& down, std::span<const std::byte> bytes);
 std::vector<float> DownNorms(const MatrixSource& down, std::span<const std::byte> bytes);
 
 // Lengths of the texts that the tokens are cut into, in order; all tokens are covered.
