@@ -25,7 +25,7 @@ struct BenchFlags {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
   std::vector<std::string> sweeps;
   std::string state = "warm", output = "table";
-  int32_t prompt_tokens = 128, new_tokens = 64, repetitions = 5;
+  int32_t prompt_tokens = 128, new_tokens = 64, repetitions = 5, assumed_tokens = 0;
 };
 
 // One point of the sweep: the values of the swept keys, in their order.
@@ -125,13 +125,18 @@ std::string CellOf(const Line& line, const Column& column) {
   return cell;
 }
 
+// What is assumed is said where the mode stands, so that no line can be taken for a measured one.
+std::string ModeOf(const BenchResult& result) {
+  return result.assumed_tokens > 0 ? fmt::format("{} ({} ASSUMED)", result.mode, result.assumed_tokens) : result.mode;
+}
+
 std::vector<std::vector<std::string>> Cells(const std::vector<Line>& lines) {
   std::vector<std::vector<std::string>> cells(lines.size() + 1);
   for (const auto& [key, value] : lines[0].setting.keys) cells[0].push_back(key);
   cells[0].insert(cells[0].end(), {"mode", "state"});
   for (size_t i = 0; i < lines.size(); ++i) {
     for (const auto& [key, value] : lines[i].setting.keys) cells[i + 1].push_back(value);
-    cells[i + 1].push_back(lines[i].result.mode);
+    cells[i + 1].push_back(ModeOf(lines[i].result));
     cells[i + 1].emplace_back(StateName(lines[i].setting.state));
   }
   for (const Column& column : kColumns) {
@@ -173,7 +178,8 @@ void PrintHistograms(const std::vector<Line>& lines) {
     for (size_t tokens = 1; tokens < counts.size(); ++tokens) {
       if (counts[tokens] > 0) text += fmt::format(" {}:{}", tokens, counts[tokens]);
     }
-    fmt::print("line {}: full passes by tokens won:{}\n", i + 1, text);
+    fmt::print("line {}: full passes by tokens won{}:{}\n", i + 1,
+               lines[i].result.assumed_tokens > 0 ? " (ASSUMED)" : "", text);
   }
 }
 
@@ -181,6 +187,7 @@ nlohmann::ordered_json JsonOf(const Line& line) {
   nlohmann::ordered_json json;
   for (const auto& [key, value] : line.setting.keys) json[key] = value;
   json["mode"] = line.result.mode;
+  if (line.result.assumed_tokens > 0) json["assumed_accepted"] = line.result.assumed_tokens;
   json["state"] = StateName(line.setting.state);
   for (const BenchMetric& metric : line.result.metrics) {
     const Spread spread = SpreadOf(metric.runs);
@@ -208,7 +215,7 @@ void PrintCsv(const std::vector<Line>& lines) {
   fmt::print("\n");
   for (const Line& line : lines) {
     for (const auto& [key, value] : line.setting.keys) fmt::print("{},", value);
-    fmt::print("{},{},{}", line.result.mode, StateName(line.setting.state), line.result.metrics[0].runs.size());
+    fmt::print("{},{},{}", ModeOf(line.result), StateName(line.setting.state), line.result.metrics[0].runs.size());
     for (const std::string& name : names) {
       const BenchMetric* metric = Find(line, name);
       if (metric == nullptr) {
@@ -267,6 +274,14 @@ absl::Status RunBenchCommand(const BenchFlags& flags, bool json) {
     ASSIGN_OR_RETURN(Config config, ConfigOf(base, setting));
     configs.push_back(std::move(config));
   }
+  const auto may_judge = [](const Config& config) {
+    return config.corrector.mode != RunMode::kDense && config.corrector.mode != RunMode::kSparse;
+  };
+  if (flags.assumed_tokens > 0 && std::ranges::none_of(configs, may_judge)) {
+    return absl::InvalidArgumentError(
+        fmt::format("--assume-accepted needs drafts that are judged: --mode strict or sirius, this is {}",
+                    RunModeName(configs[0].corrector.mode)));
+  }
   Progress bar;
   const Hooks hooks = MakeHooks(&bar);
   ASSIGN_OR_RETURN(const MachineRates rates, KnownRates(base, hooks.note));
@@ -283,7 +298,8 @@ absl::Status RunBenchCommand(const BenchFlags& flags, bool json) {
   };
   std::vector<Line> lines;
   for (size_t i = 0; i < settings.size(); ++i) {
-    const BenchOptions options{flags.prompt_tokens, flags.new_tokens, flags.repetitions, settings[i].state};
+    const BenchOptions options{flags.prompt_tokens, flags.new_tokens, flags.repetitions, settings[i].state,
+                               flags.assumed_tokens};
     absl::StatusOr<BenchResult> result = RunBench(configs[i], options, rates, hooks, on_run);
     if (absl::IsCancelled(result.status()) && !lines.empty()) {  // what was measured is shown
       hooks.note(fmt::format("interrupted: {} of {} settings were measured", lines.size(), settings.size()));
@@ -298,6 +314,11 @@ absl::Status RunBenchCommand(const BenchFlags& flags, bool json) {
     lines.push_back({settings[i], *std::move(result)});
   }
   bar.Finish();
+  const auto assumed = [](const Line& line) { return line.result.assumed_tokens > 0; };
+  if (flags.assumed_tokens > 0 && std::ranges::none_of(lines, assumed)) {
+    hooks.note(fmt::format("no drafts were judged in mode {}: nothing is assumed, all of this is measured",
+                           lines[0].result.mode));
+  }
   Print(flags, json, base, rates, lines);
   return absl::OkStatus();
 }
@@ -319,6 +340,12 @@ void AddBenchCommand(CLI::App& app, CommandContext* context) {
       ->allow_extra_args(false);
   bench->add_option("--state", flags->state, "warm: one run first; cold: a fresh engine and file pages dropped; both")
       ->check(CLI::IsMember({"warm", "cold", "both"}));
+  bench
+      ->add_option(
+          "--assume-accepted", flags->assumed_tokens,
+          "so many tokens stand in every cycle, whatever the drafts say: times models whose text means nothing; "
+          "lines of other modes are measured as ever")
+      ->check(CLI::Range(1, 1024));
   bench->add_option("-o,--output", flags->output, "how to print")
       ->check(CLI::IsMember({"table", "markdown", "csv", "json"}));
   bench->add_flag("--json", context->json, "one JSON object on standard output");

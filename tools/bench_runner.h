@@ -23,6 +23,7 @@ struct BenchOptions {
   int32_t new_tokens = 64;
   int32_t repetitions = 5;
   BenchState state = BenchState::kWarm;
+  int32_t assumed_tokens = 0;  // CorrectorOptions::assumed_tokens, where drafts are judged; 0: they are judged truly
 };
 
 struct Spread {
@@ -39,6 +40,7 @@ struct BenchMetric {
 
 struct BenchResult {
   std::string mode, backend, io;
+  int32_t assumed_tokens = 0;  // > 0: so many tokens a cycle stood by assumption, and every figure rests on it
   std::vector<BenchMetric> metrics;
   std::vector<int64_t> cycle_tokens;  // [t]: full passes that won t tokens, all runs
   bool peak_is_own = true;            // peak memory of this configuration, not of the whole bench

@@ -79,6 +79,25 @@ TEST_F(BenchTest, PrintsForPeopleAndForTables) {
   EXPECT_THAT(csv, HasSubstr("threads,mode,state,runs,prompt_tok_s_mean"));
 }
 
+TEST_F(BenchTest, WhatIsAssumedIsSaidInEveryLineThatRestsOnIt) {
+  const std::vector<std::string> both = {
+      "--sweep", "corrector.mode=dense,strict", "--assume-accepted", "3", "--set", "corrector.period=4",
+      "--set",   "corrector.adaptive=false"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), both.begin(), both.end());
+    return Bench(more).out;
+  };
+  const json results = json::parse(with({"--json"}))["results"];
+  ASSERT_EQ(results.size(), 2U);
+  EXPECT_FALSE(results[0].contains("assumed_accepted"));
+  EXPECT_EQ(results[1]["assumed_accepted"], 3);
+  for (const auto& [won, passes] : results[1]["cycle_tokens"].items()) EXPECT_LE(std::stoi(won), 3);
+  EXPECT_GT(results[1]["cycle_tokens"]["3"], 0);
+  for (const std::string output : {"table", "csv", "markdown"}) {
+    EXPECT_THAT(with({"-o", output}), HasSubstr("strict (3 ASSUMED)")) << output;
+  }
+}
+
 TEST_F(BenchTest, MistakesAreNamedBeforeTheFirstRun) {
   const auto refused = [&](const std::vector<std::string>& more) {
     const ChildOutput output = Bench(more);
@@ -91,6 +110,7 @@ TEST_F(BenchTest, MistakesAreNamedBeforeTheFirstRun) {
   EXPECT_THAT(refused({"--sweep", "threads"}), HasSubstr("KEY=VALUES"));
   EXPECT_THAT(refused({"--sweep", "threads=4..1+1"}), HasSubstr("no range"));
   EXPECT_THAT(refused({"--sweep", "budget.ram=30%..x"}), HasSubstr("no range"));
+  EXPECT_THAT(refused({"--mode", "dense", "--assume-accepted", "3"}), HasSubstr("this is dense"));
   EXPECT_THAT(refused({"--sweep", "budget.ram=1%", "--mode", "dense"}), HasSubstr("budget.ram=1%"));
 }
 
