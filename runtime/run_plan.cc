@@ -100,9 +100,9 @@ const DiskRates* DiskUnder(const MachineRates& machine, const std::string& path)
 
 }  // namespace
 
-bool NeedsPacked(RunMode mode) {
-  return mode == RunMode::kSparse || mode == RunMode::kSirius || mode == RunMode::kStrict;
-}
+bool JudgesDrafts(RunMode mode) { return mode == RunMode::kSirius || mode == RunMode::kStrict; }
+
+bool NeedsPacked(RunMode mode) { return mode == RunMode::kSparse || JudgesDrafts(mode); }
 
 PredictorOptions PredictorOptionsOf(const Config& config) {
   PredictorOptions options;

@@ -19,6 +19,8 @@
 namespace dogstar {
 
 PredictorOptions PredictorOptionsOf(const Config& config);
+// True for modes whose drafts the full model judges.
+bool JudgesDrafts(RunMode mode);
 // True for modes that draft, which needs the packed form.
 bool NeedsPacked(RunMode mode);
 int ThreadsOf(const Config& config);

@@ -275,12 +275,10 @@ absl::Status RunBenchCommand(const BenchFlags& flags, bool json) {
     configs.push_back(std::move(config));
   }
   const auto may_judge = [](const Config& config) {
-    return config.corrector.mode != RunMode::kDense && config.corrector.mode != RunMode::kSparse;
+    return config.corrector.mode == RunMode::kAuto || JudgesDrafts(config.corrector.mode);
   };
   if (flags.assumed_tokens > 0 && std::ranges::none_of(configs, may_judge)) {
-    return absl::InvalidArgumentError(
-        fmt::format("--assume-accepted needs drafts that are judged: --mode strict or sirius, this is {}",
-                    RunModeName(configs[0].corrector.mode)));
+    return NothingToAssumeIn(configs[0].corrector.mode);
   }
   Progress bar;
   const Hooks hooks = MakeHooks(&bar);

@@ -67,11 +67,10 @@ class Metrics {
   std::vector<BenchMetric>* metrics_;
 };
 
-bool JudgesDrafts(RunMode mode) { return mode == RunMode::kStrict || mode == RunMode::kSirius; }
-
 void AddRun(const Engine& engine, const GenerationResult& result, const PageCache::Stats& before,
             const MachineRates& rates, BenchResult* bench) {
   Metrics metrics(&bench->metrics);
+  bench->assumed_tokens = result.assumed_tokens;
   metrics.Add("prompt_tok_s", result.prompt_tokens_per_second());
   metrics.Add("decode_tok_s", result.decode_tokens_per_second());
   metrics.AddRatio("full_pass_s", result.full_seconds, static_cast<double>(result.full_passes));
@@ -140,7 +139,7 @@ class Bench {
     GenerationOptions options;
     options.max_tokens = options_.new_tokens;
     options.ignore_end = true;
-    options.assumed_tokens = assumed_tokens();
+    if (JudgesDrafts(choice_.mode)) options.assumed_tokens = options_.assumed_tokens;
     options.interrupted = &Interrupted();
     RETURN_IF_ERROR(generator_->Generate(prompt_, options, &result));
     if (result.stop == StopReason::kInterrupted) return absl::CancelledError("interrupted");
@@ -149,7 +148,6 @@ class Bench {
 
   const Engine& engine() const { return *engine_; }
   const std::string& path() const { return choice_.path; }
-  int32_t assumed_tokens() const { return JudgesDrafts(choice_.mode) ? options_.assumed_tokens : 0; }
   PageCache::Stats overlay_stats() const {
     return engine_->overlay() != nullptr ? engine_->overlay()->stats() : PageCache::Stats();
   }
@@ -199,7 +197,6 @@ absl::StatusOr<BenchResult> RunBench(const Config& config, const BenchOptions& o
     if (run >= 0) AddRun(bench.engine(), generated, before, rates, &result);
   }
   result.mode = RunModeName(bench.engine().mode());
-  result.assumed_tokens = bench.assumed_tokens();
   result.backend = bench.engine().DescribeBackend();
   result.io = bench.engine().DescribeIo();
   return result;

@@ -13,6 +13,7 @@
 
 #include "base/units.h"
 #include "fmt/format.h"
+#include "runtime/run_plan.h"
 
 namespace dogstar {
 namespace {
@@ -110,8 +111,12 @@ absl::StatusOr<Config> ReadConfig(const ModelArguments& arguments) {
 }
 
 int32_t LogitRows(const Config& config, RunMode mode) {
-  const bool corrected = mode == RunMode::kStrict || mode == RunMode::kSirius;
-  return corrected ? std::max(1, config.corrector.period) : 1;
+  return JudgesDrafts(mode) ? std::max(1, config.corrector.period) : 1;
+}
+
+absl::Status NothingToAssumeIn(RunMode mode) {
+  return absl::InvalidArgumentError(fmt::format(
+      "--assume-accepted needs drafts that are judged: --mode strict or sirius, this is {}", RunModeName(mode)));
 }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {

@@ -33,6 +33,8 @@ absl::StatusOr<Config> ReadConfig(const ModelArguments& arguments);
 
 // Logits rows that a pass must be able to give.
 int32_t LogitRows(const Config& config, RunMode mode);
+// The error of --assume-accepted in a mode that judges no drafts.
+absl::Status NothingToAssumeIn(RunMode mode);
 
 // The text of a file; "-": standard input.
 absl::StatusOr<std::string> ReadTextFile(const std::string& path);

@@ -12,6 +12,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/engine.h"
 #include "runtime/generator.h"
+#include "runtime/run_plan.h"
 #include "runtime/stop_strings.h"
 #include "tools/command.h"
 #include "tools/model_options.h"
@@ -230,11 +231,7 @@ absl::Status Run(const RunArguments& arguments) {
   ASSIGN_OR_RETURN(const ModelChoice choice, ChooseModel(config, hooks));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(choice.path));
   ASSIGN_OR_RETURN(const std::vector<TokenId> prompt, EncodePrompt(arguments, *model));
-  if (arguments.assumed_tokens > 0 && choice.mode != RunMode::kStrict && choice.mode != RunMode::kSirius) {
-    return absl::InvalidArgumentError(
-        fmt::format("--assume-accepted needs drafts that are judged: --mode strict or sirius, this is {}",
-                    RunModeName(choice.mode)));
-  }
+  if (arguments.assumed_tokens > 0 && !JudgesDrafts(choice.mode)) return NothingToAssumeIn(choice.mode);
 
   std::unique_ptr<Trace> trace;
   if (!arguments.trace_file.empty()) {
