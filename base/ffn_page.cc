@@ -34,8 +34,8 @@ absl::Status CheckSize(const char* name, int64_t value, int64_t multiple, int64_
 }
 
 absl::Status CheckRunRows(int64_t run_rows, QuantType down_type) {
-  if (run_rows != 8 && run_rows != 16 && run_rows != 32) {
-    return absl::InvalidArgumentError(fmt::format("run rows are {}; they must be 8, 16 or 32", run_rows));
+  if (run_rows != 4 && run_rows != 8 && run_rows != 16 && run_rows != 32) {
+    return absl::InvalidArgumentError(fmt::format("run rows are {}; they must be 4, 8, 16 or 32", run_rows));
   }
   if (IsFloatType(down_type) || run_rows <= ShapeOf(down_type).group_weights) return absl::OkStatus();
   return absl::InvalidArgumentError(fmt::format("run rows are {}; at most {} weights share a scale in {}", run_rows,

@@ -32,7 +32,7 @@ struct FfnPageLayout {
   int32_t dim = 0;        // hidden size
   int32_t ffn_rows = 0;   // the layer's FFN width
   int32_t page_rows = 0;  // multiple of kQuantBlock
-  int32_t run_rows = 0;   // 8, 16 or 32, at most group_rows()
+  int32_t run_rows = 0;   // 4, 8, 16 or 32, at most group_rows()
 
   // Derived by Make.
   uint64_t gate_offset = 0;

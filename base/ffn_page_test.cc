@@ -71,7 +71,7 @@ TEST(FfnPageTest, SizesThatDoNotFitAreNamed) {
       {2047, 5632, 64, 8, "hidden size", "2047"}, {0, 5632, 64, 8, "hidden size", "0"},
       {-32, 5632, 64, 8, "hidden size", "-32"},   {2048, 5633, 64, 8, "FFN width", "5633"},
       {2048, kMax, 64, 8, "FFN width", "9223"},   {2048, 5632, 63, 8, "rows of a page", "63"},
-      {2048, 5632, 64, 7, "run rows", "7"},       {2048, 5632, 64, 4, "run rows", "8, 16 or 32"},
+      {2048, 5632, 64, 7, "run rows", "7"},       {2048, 5632, 64, 2, "run rows", "4, 8, 16 or 32"},
       {2048, 5632, 64, 0, "run rows", "0"},       {int64_t{1} << 40, 5632, 64, 8, "hidden size", "1099511627776"}};
   for (const Case& c : cases) {
     const absl::Status status = Make(QuantType::kQ4_0, c.dim, c.ffn_rows, c.page_rows, c.run_rows).status();

@@ -92,6 +92,27 @@ void AddPanelCodes(QuantType type, const Codes& block_codes, int64_t block, int 
   }
 }
 
+void AddPanelColumn(QuantType type, const std::byte* from, int64_t from_column, std::byte* to, int64_t to_column) {
+  if (IsFloatType(type)) {
+    const auto bytes = static_cast<size_t>(TraitsOf(type).block_bytes) * kPanelRows;
+    std::memcpy(to + static_cast<size_t>(to_column) * bytes, from + static_cast<size_t>(from_column) * bytes, bytes);
+    return;
+  }
+  const QuantShape& shape = ShapeOf(type);
+  from += static_cast<uint64_t>(from_column / kQuantBlock) * BlockBytes(shape);
+  to += static_cast<uint64_t>(to_column / kQuantBlock) * BlockBytes(shape);
+  const auto copy = [&](int first_vector, int bits) {
+    const Field in = FieldOf(bits, static_cast<int>(from_column % kQuantBlock) / kLaneBytes);
+    const Field out = FieldOf(bits, static_cast<int>(to_column % kQuantBlock) / kLaneBytes);
+    const std::byte* source = from + (first_vector + in.vector) * kVectorBytes + from_column % kLaneBytes;
+    std::byte* target = to + (first_vector + out.vector) * kVectorBytes + to_column % kLaneBytes;
+    const auto mask = static_cast<std::byte>((1 << bits) - 1);
+    for (int at = 0; at < kVectorBytes; at += kLaneBytes) target[at] |= (source[at] >> in.shift & mask) << out.shift;
+  };
+  copy(0, shape.low_bits);
+  if (shape.high_bits > 0) copy(shape.low_bits, shape.high_bits);
+}
+
 void CopyPanelRow(QuantType type, int64_t cols, const std::byte* from, int from_lane, std::byte* to, int to_lane) {
   if (IsFloatType(type)) {
     const auto bytes = static_cast<size_t>(TraitsOf(type).block_bytes);

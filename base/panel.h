@@ -46,6 +46,8 @@ void UnpackPanelRow(QuantType type, const std::byte* panel, int lane, int64_t co
 int PanelCode(QuantType type, const std::byte* codes, int lane, int64_t column);
 // ORs 32 codes of row `lane` into block `block` of the codes of a panel.
 void AddPanelCodes(QuantType type, const Codes& block_codes, int64_t block, int lane, std::byte* codes);
+// ORs the 16 codes of a column of one panel into a column of another; of float types: copies them.
+void AddPanelColumn(QuantType type, const std::byte* from, int64_t from_column, std::byte* to, int64_t to_column);
 // Row from_lane of one panel becomes row to_lane of another.
 void CopyPanelRow(QuantType type, int64_t cols, const std::byte* from, int from_lane, std::byte* to, int to_lane);
 

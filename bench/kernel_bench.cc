@@ -18,6 +18,7 @@
 #include "base/panel.h"
 #include "base/random.h"
 #include "base/thread_pool.h"
+#include "bench/bench_layer.h"
 #include "bench/machine_peaks.h"
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
@@ -54,16 +55,6 @@ double BestSeconds(const Options& options, const Work& work) {
   return best;
 }
 
-// Random codes; scales and floats of moderate size, so that no sum overflows.
-void FillWeights(QuantType type, std::span<std::byte> data) {
-  SplitMix64 random(1);
-  for (size_t at = 0; at + 8 <= data.size(); at += 8) {
-    uint64_t bits = random.Next();
-    if (TraitsOf(type).block_weights == 1) bits &= 0x3bff3bff3bff3bff;
-    std::memcpy(data.data() + at, &bits, 8);
-  }
-}
-
 struct Matrix {
   MatrixView view;
   AlignedBuffer data;
@@ -74,13 +65,11 @@ Matrix MakeMatrix(QuantType type, MatrixLayout layout, int32_t rows, int32_t col
   const uint64_t bytes =
       layout == MatrixLayout::kPanels ? PanelMatrixBytes(type, rows, cols) : rows * RowBytes(type, cols);
   Matrix matrix{{type, layout, rows, cols, nullptr}, *AlignedBuffer::Create(bytes)};
-  FillWeights(type, matrix.data.span());
-  const uint64_t panel_bytes = PanelBytes(type, cols), scales = PanelScalesOffset(type, cols);
   const uint16_t scale = FloatToHalf(0.01f);
-  if (layout == MatrixLayout::kPanels && scales != 0) {
-    for (uint64_t at = 0; at < bytes; at += panel_bytes) {
-      for (uint64_t i = scales; i < panel_bytes; i += 2) std::memcpy(matrix.data.data() + at + i, &scale, 2);
-    }
+  if (layout == MatrixLayout::kPanels) {
+    FillPanels(type, cols, matrix.data.span());
+  } else {
+    FillWeights(type, matrix.data.span());
   }
   if (layout == MatrixLayout::kPlain && TraitsOf(type).block_weights != 1) {
     for (uint64_t at = 0; at < bytes; at += TraitsOf(type).block_bytes) {
@@ -187,48 +176,12 @@ class Bench {
     PrintRate(name, double(rows) * cols * x_rows, MatMulSeconds({&w, 1}, x_rows));
   }
 
-  struct Layer {
-    FfnPageLayout layout;
-    AlignedBuffer pages, scales;
-    std::vector<uint16_t> run_groups;
-    FfnParams params() const { return {layout, FfnActivation::kSilu, scales.data(), nullptr}; }
-  };
-  Layer MakeLayer(QuantType type, int32_t dim, int32_t ffn_rows, int32_t page_rows, int32_t run_rows) {
-    Layer layer;
-    layer.layout = *FfnPageLayout::Make(type, type, type, dim, ffn_rows, page_rows, run_rows);
-    layer.pages = *AlignedBuffer::Create(layer.layout.page_count() * layer.layout.page_bytes);
-    FillWeights(type, layer.pages.span());
-    const uint64_t panel_bytes = PanelBytes(type, dim), scales = PanelScalesOffset(type, dim);
-    const uint16_t scale = FloatToHalf(0.01f);
-    for (int32_t p = 0; p < layer.layout.page_count(); ++p) {
-      std::byte* page = layer.pages.data() + p * layer.layout.page_bytes;
-      for (uint64_t at = 0; at < layer.layout.down_offset; at += panel_bytes) {
-        for (uint64_t i = scales; i < panel_bytes; i += 2) std::memcpy(page + at + i, &scale, 2);
-      }
-    }
-    layer.scales = *AlignedBuffer::Create(layer.layout.down_table_bytes());
-    for (uint64_t at = 0; at < layer.scales.size(); at += 2) std::memcpy(layer.scales.data() + at, &scale, 2);
-    // Neurons ordered by importance: neighbouring runs come from anywhere.
-    SplitMix64 random(3);
-    layer.run_groups.resize(ffn_rows / run_rows);
-    for (size_t i = 0; i < layer.run_groups.size(); ++i) {
-      layer.run_groups[i] = static_cast<uint16_t>(random.Next() % layer.layout.group_count());
-    }
-    return layer;
-  }
-
   void FfnPages(QuantType type, int32_t dim, int32_t ffn_rows, int32_t page_rows, int32_t run_rows, int32_t x_rows) {
     const std::string name = fmt::format("{} FFN pages {}x{}, runs of {}, {} row{}", TraitsOf(type).name, ffn_rows, dim,
                                          run_rows, x_rows, x_rows == 1 ? "" : "s");
     if (!Wanted(name)) return;
-    const Layer layer = MakeLayer(type, dim, ffn_rows, page_rows, run_rows);
-    std::vector<FfnPageRef> pages(layer.layout.page_count());
-    for (int32_t p = 0; p < layer.layout.page_count(); ++p) {
-      pages[p].data = layer.pages.data() + p * layer.layout.page_bytes;
-      pages[p].first_row = p * page_rows;
-      pages[p].row_count = page_rows;
-      pages[p].run_groups = layer.run_groups.data() + p * (page_rows / run_rows);
-    }
+    const BenchLayer layer = MakeBenchLayer(type, dim, ffn_rows, page_rows, run_rows);
+    const std::vector<FfnPageRef> pages = layer.Refs();
     auto x = RandomActivations(x_rows, dim);
     auto job = *backend_->NewFfnJob({.rows = x_rows, .dim = dim, .ffn_rows = ffn_rows});
     auto out = RandomTensor(x_rows, dim);
@@ -246,7 +199,7 @@ class Bench {
     const QuantType type = QuantType::kQ4_0;
     const std::string name = fmt::format("{} overlay of {} rows, {} row", TraitsOf(type).name, row_count, x_rows);
     if (!Wanted(name)) return;
-    const Layer layer = MakeLayer(type, dim, std::max(row_count, 512), 32, 8);
+    const BenchLayer layer = MakeBenchLayer(type, dim, std::max(row_count, 512), 32, 8);
     const Matrix gate = MakeMatrix(type, MatrixLayout::kPanels, row_count, dim);
     AlignedBuffer down = *AlignedBuffer::Create(dim / 16 * OverlayDownPanelBytes(type, row_count));
     FillWeights(type, down.span());

@@ -270,6 +270,25 @@ TEST_P(AttentionTest, EqualsReference) {
 }
 
 // Attention sums in the order of the mask: moving a token to another slot changes nothing.
+TEST_P(AttentionTest, HeadsLeftOutGiveZeroAndTheOthersTheSameBits) {
+  const AttentionMask mask = Mask();
+  AttentionParams params{GetParam().heads, GetParam().kv_heads, GetParam().head_dim, 0.3f};
+  std::vector<float> expected = Expected(mask, params.score_scale);
+  const uint64_t used = 0b1001101101;
+  params.head_mask = &used;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const auto head = static_cast<int32_t>(i) % q_cols_ / GetParam().head_dim;
+    if ((used >> head & 1) == 0) expected[i] = 0;
+  }
+  for (const CpuOptions& options : AllOptions(false)) {
+    auto backend = MakeBackend(options);
+    auto store = FilledStore(*backend, LayerIndex{1});
+    auto out = MakeTensor(*backend, 5, q_cols_, std::vector<float>(5 * q_cols_, 7.0f));
+    backend->Attention(params, LayerIndex{1}, mask, *store, *MakeTensor(*backend, 5, q_cols_, q_), out.get());
+    EXPECT_TRUE(SameValues(ValuesOf(*backend, *out), expected)) << backend->Describe();
+  }
+}
+
 TEST_P(AttentionTest, SlotNumbersDoNotMatter) {
   auto backend = MakeBackend({.threads = 2});
   auto store = FilledStore(*backend, LayerIndex{0});

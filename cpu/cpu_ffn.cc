@@ -41,6 +41,7 @@ void AddPageBlocks(const FfnPageLayout& layout, const FfnTask& task, const FfnPa
     block.down = page.data + layout.down_offset;
     if (page.run_groups != nullptr) block.run_groups = page.run_groups + b * runs_per_block;
     block.first_row = page.first_row + b * kBlockRows;
+    if (page.row_index != nullptr) block.row_index = page.row_index + b * kBlockRows;
     block.page = page_number;
     block.block_in_page = b;
     block.runs = std::min(runs - b * runs_per_block, runs_per_block);

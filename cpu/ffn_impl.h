@@ -458,6 +458,8 @@ template <typename Format>
 inline void QuantDown(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end) {
   if (!task.int8_down) return FloatDownPages<PreciseDown<Format>>(task, blocks, block_count, begin, end);
   switch (task.run_rows) {
+    case 4:
+      return Int8DownPages<Format, 4>(task, blocks, block_count, begin, end);
     case 8:
       return Int8DownPages<Format, 8>(task, blocks, block_count, begin, end);
     case 16:

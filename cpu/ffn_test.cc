@@ -499,6 +499,10 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 64, 160, 32, 8},
         FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 96, 160, 64, 8},
+        FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 96, 160, 64, 4},
+        FfnCase{QuantType::kQ5_1, QuantType::kQ5_0, QuantType::kQ5_1, 64, 96, 64, 4, FfnActivation::kGeluTanh},
+        FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 64, 96, 32, 4},
+        FfnCase{QuantType::kQ4_K, QuantType::kQ4_K, QuantType::kQ6_K, 256, 256, 96, 4},
         FfnCase{QuantType::kQ4_1, QuantType::kQ4_0, QuantType::kQ4_1, 64, 160, 64, 8, FfnActivation::kGeluTanh},
         FfnCase{QuantType::kQ4_1, QuantType::kQ4_1, QuantType::kQ4_1, 64, 96, 96, 32},
         FfnCase{QuantType::kQ4_1, QuantType::kQ4_1, QuantType::kQ4_1, 32, 96, 32, 8},

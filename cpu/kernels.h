@@ -92,7 +92,7 @@ struct FfnBlock {
   const std::byte* up = nullptr;
   const std::byte* down = nullptr;       // the page's down part
   const uint16_t* run_groups = nullptr;  // of the block's runs
-  const int32_t* row_index = nullptr;    // overlay: capture column of each row; null: first_row + i
+  const int32_t* row_index = nullptr;    // capture column of each row; null: first_row + i
   int32_t first_row = 0;
   int32_t page = 0;  // blocks of one page are neighbours
   int32_t block_in_page = 0;

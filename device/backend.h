@@ -137,6 +137,8 @@ struct AttentionParams {
   int32_t kv_head_count = 0;
   int32_t head_dim = 0;
   float score_scale = 0;  // usually 1 / sqrt(head_dim)
+  // Query heads to compute: bit h % 64 of word h / 64; null: all. The context of the others is 0. Host memory.
+  const uint64_t* head_mask = nullptr;
 };
 
 // How keys and values are kept. kQ8_0: blocks of 32 elements of a head, 34 bytes each: half d = m / 127 (m the largest
@@ -171,6 +173,8 @@ struct FfnPageRef {
   int32_t row_count = 0;  // rows that exist: page_rows, less in a layer's last page
   // [row_count / run_rows, rounded up]: down-scale group of each run of the page. Host memory.
   const uint16_t* run_groups = nullptr;
+  // RowIndex of each row, for captured values; null: first_row + i. Host memory.
+  const int32_t* row_index = nullptr;
   // Rows to use: bit i = row i of the page; null: all. A masked row contributes exactly nothing. Host memory.
   const uint64_t* row_mask = nullptr;
 };

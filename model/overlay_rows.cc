@@ -54,6 +54,20 @@ void GatherOverlayRow(const FfnPageLayout& layout, const std::byte* page, int32_
   }
 }
 
+void CopyPageRow(const FfnPageLayout& from_layout, const std::byte* from, int32_t from_row,
+                 const FfnPageLayout& to_layout, std::byte* to, int32_t to_row) {
+  DCHECK(from_row >= 0 && from_row < from_layout.page_rows && to_row >= 0 && to_row < to_layout.page_rows);
+  CopyMatrixRow(from_layout.gate_type, from_layout.dim, from + from_layout.gate_offset, from_row,
+                to + to_layout.gate_offset, to_row);
+  CopyMatrixRow(from_layout.up_type, from_layout.dim, from + from_layout.up_offset, from_row, to + to_layout.up_offset,
+                to_row);
+  const auto panels = static_cast<uint64_t>((from_layout.dim + kPanelRows - 1) / kPanelRows);
+  for (uint64_t panel = 0; panel < panels; ++panel) {
+    AddPanelColumn(from_layout.down_type, from + from_layout.down_offset + panel * from_layout.down_panel_bytes,
+                   from_row, to + to_layout.down_offset + panel * to_layout.down_panel_bytes, to_row);
+  }
+}
+
 uint64_t OverlayRowsDownPanelBytes(QuantType down_type, int32_t row_capacity) {
   const auto rows = static_cast<uint64_t>(row_capacity);
   if (IsNibbles(down_type)) return rows / 2 * kPanelRows;

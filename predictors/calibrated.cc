@@ -11,15 +11,16 @@
 namespace dogstar {
 namespace {
 
-constexpr std::array<std::string_view, 3> kNames = {"hot", "threshold", "low-rank"};
+constexpr std::array<std::string_view, 4> kNames = {"hot", "attribution", "threshold", "low-rank"};
 
-class HotPredictor : public Predictor {
+// The rows of the largest of scores that calibration gave.
+class RankedPredictor : public Predictor {
  public:
-  HotPredictor(std::vector<int32_t> rows, const Statistics& statistics) : rows_(std::move(rows)) {
-    for (const LayerStatistics& layer : statistics.layers) scores_.push_back(layer.frequency);
-  }
+  RankedPredictor(std::string_view name, std::vector<int32_t> rows, std::vector<std::vector<float>> scores)
+      : name_(name), rows_(std::move(rows)), scores_(std::move(scores)) {}
 
-  std::string_view name() const override { return "hot"; }
+  std::string_view name() const override { return name_; }
+  int32_t ListedRows(LayerIndex layer) const override { return rows_[static_cast<size_t>(ToInt(layer))]; }
   const RowSet* Choose(LayerIndex layer, const RowSet& available) override {
     const auto at = static_cast<size_t>(ToInt(layer));
     if (rows_[at] < 0) return nullptr;
@@ -28,6 +29,7 @@ class HotPredictor : public Predictor {
   }
 
  private:
+  std::string_view name_;
   std::vector<int32_t> rows_;
   std::vector<std::vector<float>> scores_;  // [layer][row]
   std::vector<int32_t> scratch_;
@@ -55,6 +57,21 @@ class SettledPredictor : public Predictor {
   std::vector<LowRankMap> maps_;    // [layer]; empty: none
 };
 
+std::vector<std::vector<float>> FrequenciesOf(const Statistics& statistics) {
+  std::vector<std::vector<float>> scores;
+  for (const LayerStatistics& layer : statistics.layers) scores.push_back(layer.frequency);
+  return scores;
+}
+
+std::vector<std::vector<float>> AttributionsOf(const Statistics& statistics) {
+  std::vector<std::vector<float>> scores;
+  for (const LayerStatistics& layer : statistics.layers) {
+    const std::span<const float> corrected = layer.ffn_sums[AttributionSum::kCorrected];
+    scores.emplace_back(corrected.begin(), corrected.end());
+  }
+  return scores;
+}
+
 RowChoice ThresholdChoice(const LayerStatistics& layer, double density) {
   RowChoice choice;
   choice.score = RowScore::kGate;
@@ -69,6 +86,15 @@ void Reorder(const std::vector<NeuronIndex>& order, size_t width, std::vector<fl
     const auto from = static_cast<size_t>(ToInt(order[i]));
     std::copy_n(source.begin() + static_cast<ptrdiff_t>(from * width), width,
                 values->begin() + static_cast<ptrdiff_t>(i * width));
+  }
+}
+
+void ReorderSums(const std::vector<NeuronIndex>& order, AttributionSums* sums) {
+  const std::vector<float> source = sums->values;
+  const auto units = static_cast<size_t>(sums->units);
+  for (size_t at = 0; at < source.size(); ++at) {
+    const size_t unit = at % units;
+    sums->values[at] = source[at - unit + static_cast<size_t>(ToInt(order[unit]))];
   }
 }
 
@@ -88,7 +114,14 @@ absl::StatusOr<std::unique_ptr<Predictor>> NewCalibratedPredictor(const Predicto
   const Statistics& statistics = *options.statistics;
   CHECK(statistics.layers.size() == static_cast<size_t>(layers) && statistics.model.rows == ffn_rows);
   const std::vector<int32_t> rows = RowsByLayer(options.density, options.layer_densities, layers, ffn_rows);
-  if (options.name == "hot") return std::make_unique<HotPredictor>(rows, statistics);
+  if (options.name == "hot") return std::make_unique<RankedPredictor>("hot", rows, FrequenciesOf(statistics));
+  if (options.name == "attribution") {
+    if (statistics.attributed == 0) {
+      return absl::FailedPreconditionError(
+          "draft.predictor attribution needs statistics with attribution: dogstar calibrate --attribution TOKENS");
+    }
+    return std::make_unique<RankedPredictor>("attribution", rows, AttributionsOf(statistics));
+  }
   const bool by_map = options.name == "low-rank";
   const std::string_view name = by_map ? "low-rank" : "threshold";
   std::vector<RowChoice> choices;
@@ -115,6 +148,7 @@ Statistics InRowOrder(Statistics statistics, const std::vector<std::vector<Neuro
       Reorder(orders[i], 1, values);
     }
     Reorder(orders[i], static_cast<size_t>(layer.map.rank), &layer.map.output);
+    if (layer.ffn_sums.units > 0) ReorderSums(orders[i], &layer.ffn_sums);
   }
   return statistics;
 }

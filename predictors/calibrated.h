@@ -1,6 +1,7 @@
 // Predictors that rest on a model's statistics (statistics.h, `dogstar calibrate`).
 //
 //   hot        the rows that are most often important, the same for every token
+//   attribution   the rows of the largest corrected attribution (attribution_sums.h), the same for every token
 //   threshold  rows whose |activation(gate)| reaches the layer's calibrated threshold (CATS, arXiv 2404.08763): as many
 //              as the token has, `density` of them on average
 //   low-rank   the rows that the layer's map scores highest from the FFN's input: no weight of a row that is not chosen

@@ -80,6 +80,50 @@ TEST_F(StatisticsFileTest, ComesBackAsItWas) {
   }
 }
 
+// Residual maps, each of its kind, and attribution sums.
+TEST_F(StatisticsFileTest, AdditionsComeBackAsTheyWere) {
+  Statistics written = MakeStatistics();
+  written.settings.residuals = {{"gate", 0.5, 0}, {"resident", 0.7, 99}};
+  written.settings.attribution = 2;
+  written.attributed = 3;
+  for (LayerStatistics& layer : written.layers) {
+    for (const float value : {0.5F, 2.0F}) {
+      LowRankMap map{kRank,
+                     kDim,
+                     kDim,
+                     std::vector<float>(kRank * kDim, value),
+                     std::vector<float>(kRank * kDim, -value),
+                     std::vector<float>(kDim, value)};
+      RoundLikeStored(&map);
+      layer.residuals.push_back(map);
+      layer.explained.push_back(value / 4);
+    }
+    layer.ffn_sums = AttributionSums::Of(kRows);
+    layer.head_sums = AttributionSums::Of(5);
+    std::iota(layer.ffn_sums.values.begin(), layer.ffn_sums.values.end(), 1.0F);
+    std::iota(layer.head_sums.values.begin(), layer.head_sums.values.end(), -7.0F);
+  }
+  ASSERT_TRUE(WriteStatistics(written, path_).ok());
+  const auto read = ReadStatistics(path_);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->settings, written.settings);
+  EXPECT_EQ(read->attributed, 3);
+  for (size_t i = 0; i < 2; ++i) {
+    const LayerStatistics &a = read->layers[i], &b = written.layers[i];
+    ASSERT_EQ(a.residuals.size(), 2U);
+    for (size_t r = 0; r < 2; ++r) {
+      EXPECT_EQ(a.residuals[r].rows, kDim);
+      EXPECT_EQ(a.residuals[r].hidden, b.residuals[r].hidden);
+      EXPECT_EQ(a.residuals[r].output, b.residuals[r].output);
+      EXPECT_EQ(a.residuals[r].bias, b.residuals[r].bias);
+    }
+    EXPECT_EQ(a.explained, b.explained);
+    EXPECT_EQ(a.ffn_sums.values, b.ffn_sums.values);
+    EXPECT_EQ(a.head_sums.units, 5);
+    EXPECT_EQ(a.head_sums.values, b.head_sums.values);
+  }
+}
+
 TEST_F(StatisticsFileTest, WhatIsCutOffOrWrongIsNamed) {
   ASSERT_TRUE(WriteStatistics(MakeStatistics(), path_).ok());
   const std::vector<std::byte> bytes = Bytes();
@@ -117,6 +161,30 @@ TEST(CalibratedTest, RowsFollowThePackedOrder) {
   EXPECT_EQ(packed.layers[1].map.bias, (std::vector<float>{3, 1, 0, 2}));
   EXPECT_NEAR(packed.layers[1].map.output[0], 3, 0.02);
   EXPECT_NEAR(packed.layers[1].map.output[2 * kRank], 0, 0.02);
+}
+
+TEST(CalibratedTest, AttributionTakesTheRowsOfTheLargestCorrectedSum) {
+  Statistics statistics = MakeStatistics();
+  PredictorOptions options{.name = "attribution", .density = 0.5, .statistics = &statistics};
+  const absl::Status without = NewPredictor(options, kLayers, kRows).status();
+  EXPECT_THAT(std::string(without.message()), HasSubstr("--attribution"));
+  statistics.attributed = 1;
+  for (LayerStatistics& layer : statistics.layers) {
+    layer.ffn_sums = AttributionSums::Of(kRows);
+    const std::vector<float> corrected = {-5, 1, 3, 2};
+    std::copy(corrected.begin(), corrected.end(), layer.ffn_sums.values.end() - kRows);
+  }
+  statistics = InRowOrder(std::move(statistics), {{NeuronIndex{3}, NeuronIndex{2}, NeuronIndex{1}, NeuronIndex{0}},
+                                                  {NeuronIndex{0}, NeuronIndex{1}, NeuronIndex{2}, NeuronIndex{3}}});
+  const auto predictor = NewPredictor(options, kLayers, kRows).value();
+  RowSet all;
+  all.Reset(kRows);
+  for (int32_t row = 0; row < kRows; ++row) all.Insert(RowIndex{row});
+  EXPECT_EQ(predictor->ListedRows(LayerIndex{0}), 2);
+  const RowSet* chosen = predictor->Choose(LayerIndex{0}, all);
+  EXPECT_TRUE(chosen->Contains(RowIndex{0}) && chosen->Contains(RowIndex{1}));  // neurons 3 and 2
+  chosen = predictor->Choose(LayerIndex{1}, all);
+  EXPECT_TRUE(chosen->Contains(RowIndex{2}) && chosen->Contains(RowIndex{3}));
 }
 
 TEST(CalibratedTest, ThresholdsLieBetweenThoseOfTheGrid) {

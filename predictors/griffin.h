@@ -30,6 +30,7 @@ class GriffinPredictor : public Predictor {
 
   std::string_view name() const override { return "griffin"; }
   bool observes_prompt() const override { return true; }
+  int32_t ListedRows(LayerIndex layer) const override { return options_.rows[static_cast<size_t>(ToInt(layer))]; }
   void BeginPrompt() override;
   void ObservePrompt(LayerIndex layer, std::span<const float> z, int32_t tokens, int32_t stride) override;
   // The token counts as one of the prompt whose energy lies evenly in these rows.

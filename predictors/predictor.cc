@@ -16,9 +16,9 @@
 namespace dogstar {
 namespace {
 
-constexpr std::array<std::string_view, 15> kNames = {
-    "resident", "griffin",     "dense", "gate",   "gate-weighted", "two-stage", "magnitude", "contribution",
-    "random",   "weight-norm", "lag",   "oracle", "hot",           "threshold", "low-rank"};
+constexpr std::array<std::string_view, 16> kNames = {
+    "resident", "griffin",     "dense", "gate",   "gate-weighted", "two-stage",   "magnitude", "contribution",
+    "random",   "weight-norm", "lag",   "oracle", "hot",           "attribution", "threshold", "low-rank"};
 
 using Kind = TokenChoicePredictor::Kind;
 constexpr std::array<std::pair<std::string_view, Kind>, 5> kTokenKinds = {{{"gate", Kind::kGate},

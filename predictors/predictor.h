@@ -61,6 +61,13 @@ class Predictor {
     return nullptr;
   }
 
+  // Rows of what Choose gives, where that holds for a whole text and is not the first rows in the file's order; < 0: it
+  // does not.
+  virtual int32_t ListedRows(LayerIndex layer) const {
+    static_cast<void>(layer);
+    return -1;
+  }
+
   // How each token of a draft chooses among the resident rows while the layer's FFN runs; null: what Choose said serves
   // every token. The same object for the predictor's life.
   virtual const RowChoice* TokenChoice(LayerIndex layer) const {
@@ -112,7 +119,7 @@ struct PredictorOptions {
 // "lag":      the last verified token's.
 // "dense":    all rows; drafts then equal full passes.
 // "gate", "gate-weighted", "two-stage", "magnitude", "contribution": by token (token_choice.h).
-// "hot", "threshold", "low-rank": by statistics (calibrated.h).
+// "hot", "attribution", "threshold", "low-rank": by statistics (calibrated.h).
 // "random", "weight-norm": for comparison (static_choice.h); "oracle": for evaluation (text_rows.h).
 std::span<const std::string_view> PredictorNames();
 absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& options, int32_t layers,

@@ -18,6 +18,7 @@ class RandomPredictor : public Predictor {
   RandomPredictor(std::vector<int32_t> rows, uint64_t seed) : rows_(std::move(rows)), seed_(seed) {}
 
   std::string_view name() const override { return "random"; }
+  int32_t ListedRows(LayerIndex layer) const override { return rows_[static_cast<size_t>(ToInt(layer))]; }
   const RowSet* Choose(LayerIndex layer, const RowSet& available) override;
 
  private:
@@ -36,6 +37,7 @@ class WeightNormPredictor : public Predictor {
   explicit WeightNormPredictor(std::vector<int32_t> rows) : rows_(std::move(rows)), scores_(rows_.size()) {}
 
   std::string_view name() const override { return "weight-norm"; }
+  int32_t ListedRows(LayerIndex layer) const override { return rows_[static_cast<size_t>(ToInt(layer))]; }
   bool needs_row_norms() const override { return true; }
   void SetGateNorms(LayerIndex layer, std::span<const float> gate) override;
   void SetRowNorms(LayerIndex layer, std::span<const float> up, std::span<const float> down) override;

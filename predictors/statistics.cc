@@ -18,9 +18,20 @@ constexpr uint32_t kVersion = 1;
 constexpr QuantType kMapType = QuantType::kQ8_0;
 // More than any model has: what a hostile file claims must not become an allocation.
 constexpr uint64_t kMostLayers = 1024, kMostWidth = uint64_t{1} << 20, kMostRank = 1024,
-                   kMostTokens = uint64_t{1} << 20;
+                   kMostTokens = uint64_t{1} << 20, kMostResiduals = 16, kAny = std::numeric_limits<uint64_t>::max();
 
 std::string LayerTensor(size_t layer, std::string_view name) { return fmt::format("blk.{}.{}", layer, name); }
+
+std::string ResidualTensor(size_t layer, size_t residual, std::string_view name) {
+  return fmt::format("blk.{}.residual.{}.{}", layer, residual, name);
+}
+
+// Attribution sums by the names of their tensors.
+template <typename Layer>
+auto SumsOf(Layer& layer) {
+  return std::array{std::pair{std::string_view("attribution.ffn"), &layer.ffn_sums},
+                    std::pair{std::string_view("attribution.heads"), &layer.head_sums}};
+}
 
 // The vectors of a layer with their names and lengths.
 template <typename Layer, typename Visit>
@@ -71,6 +82,7 @@ class StatisticsWriter {
  private:
   void AddFields();
   absl::Status Walk();
+  absl::Status WalkResiduals(size_t index, const LayerStatistics& layer);
   absl::Status Floats(const std::string& name, std::span<const float> values) {
     return Tensor(name, QuantType::kF32, {values.size()}, std::as_bytes(values));
   }
@@ -106,6 +118,16 @@ void StatisticsWriter::AddFields() {
   writer_->AddUint32("dogstar.statistics.rank", static_cast<uint32_t>(settings.rank));
   writer_->AddUint32("dogstar.statistics.epochs", static_cast<uint32_t>(settings.epochs));
   writer_->AddUint64("dogstar.statistics.seed", settings.seed);
+  for (size_t i = 0; i < settings.residuals.size(); ++i) {
+    const ResidualKind& kind = settings.residuals[i];
+    writer_->AddString(fmt::format("dogstar.statistics.residual.{}.predictor", i), kind.predictor);
+    writer_->AddField(
+        {fmt::format("dogstar.statistics.residual.{}.density", i), GgufValueType::kFloat64, kind.density});
+    writer_->AddUint64(fmt::format("dogstar.statistics.residual.{}.order_hash", i), kind.order_hash);
+  }
+  writer_->AddUint32("dogstar.statistics.residual.count", static_cast<uint32_t>(settings.residuals.size()));
+  writer_->AddUint32("dogstar.statistics.attribution", static_cast<uint32_t>(settings.attribution));
+  writer_->AddUint32("dogstar.statistics.attributed", static_cast<uint32_t>(statistics_.attributed));
   writer_->AddUint32("dogstar.statistics.layers_done", static_cast<uint32_t>(statistics_.layers.size()));
 }
 
@@ -122,8 +144,22 @@ absl::Status StatisticsWriter::Walk() {
         static_cast<float>(layer.recall.recall), static_cast<float>(layer.recall.likely_recall),
         static_cast<float>(layer.recall.likely_precision), static_cast<float>(layer.recall.static_recall)};
     RETURN_IF_ERROR(Floats(LayerTensor(i, "low_rank.recall"), recall));
+    RETURN_IF_ERROR(WalkResiduals(i, layer));
+    for (const auto& [name, sums] : SumsOf(layer)) {
+      if (sums->units > 0) RETURN_IF_ERROR(Floats(LayerTensor(i, name), sums->values));
+    }
   }
   return statistics_.stream.empty() ? absl::OkStatus() : Floats("stream", statistics_.stream);
+}
+
+absl::Status StatisticsWriter::WalkResiduals(size_t index, const LayerStatistics& layer) {
+  for (size_t r = 0; r < layer.residuals.size(); ++r) {
+    const LowRankMap& map = layer.residuals[r];
+    RETURN_IF_ERROR(Weights(ResidualTensor(index, r, "hidden"), map.hidden, map.dim));
+    RETURN_IF_ERROR(Weights(ResidualTensor(index, r, "output"), map.output, map.rank));
+    RETURN_IF_ERROR(Floats(ResidualTensor(index, r, "bias"), map.bias));
+  }
+  return layer.residuals.empty() ? absl::OkStatus() : Floats(LayerTensor(index, "residual.explained"), layer.explained);
 }
 
 class StatisticsReader {
@@ -138,7 +174,10 @@ class StatisticsReader {
   }
   absl::StatusOr<uint64_t> Number(std::string_view key, uint64_t most) const;
   absl::Status ReadFields(Statistics* statistics, uint64_t* done);
+  absl::Status ReadAdditions(Statistics* statistics);
   absl::Status ReadLayer(size_t index, LayerStatistics* layer);
+  absl::Status ReadMap(const std::string& prefix, int32_t rows, LowRankMap* map);
+  absl::Status ReadSums(size_t index, LayerStatistics* layer);
   absl::StatusOr<std::span<const std::byte>> Bytes(const std::string& tensor, QuantType type, uint64_t cols,
                                                    uint64_t rows) const;
   absl::Status Floats(const std::string& tensor, uint64_t count, std::vector<float>* values) const;
@@ -164,7 +203,6 @@ absl::Status StatisticsReader::ReadFields(Statistics* statistics, uint64_t* done
     *to = static_cast<int32_t>(value);
     return absl::OkStatus();
   };
-  constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
   ModelIdentity& model = statistics->model;
   CalibrationSettings& settings = statistics->settings;
   ASSIGN_OR_RETURN(const uint64_t version, Number("version", kAny));
@@ -190,6 +228,32 @@ absl::Status StatisticsReader::ReadFields(Statistics* statistics, uint64_t* done
   if (model.dim % kQuantBlock != 0 || settings.rank % kQuantBlock != 0 || settings.rank == 0 || model.rows == 0) {
     return Wrong(fmt::format("a map of rank {} for {} columns and {} rows: rank and columns must be multiples of {}",
                              settings.rank, model.dim, model.rows, kQuantBlock));
+  }
+  return absl::OkStatus();
+}
+
+// What files of earlier calibrations do not have.
+absl::Status StatisticsReader::ReadAdditions(Statistics* statistics) {
+  const auto number = [&](std::string_view key, uint64_t most, uint64_t* to) -> absl::Status {
+    if (header_.FindField(fmt::format("dogstar.statistics.{}", key)) == nullptr) return absl::OkStatus();
+    ASSIGN_OR_RETURN(*to, Number(key, most));
+    return absl::OkStatus();
+  };
+  uint64_t residuals = 0, attribution = 0, attributed = 0;
+  RETURN_IF_ERROR(number("residual.count", kMostResiduals, &residuals));
+  RETURN_IF_ERROR(number("attribution", kMostTokens, &attribution));
+  RETURN_IF_ERROR(number("attributed", kMostTokens, &attributed));
+  statistics->settings.attribution = static_cast<int32_t>(attribution);
+  statistics->attributed = static_cast<int32_t>(attributed);
+  for (uint64_t i = 0; i < residuals; ++i) {
+    const std::string prefix = fmt::format("dogstar.statistics.residual.{}", i);
+    const absl::StatusOr<std::string_view> predictor = header_.GetString(prefix + ".predictor");
+    if (!predictor.ok()) return Annotate(predictor.status(), name_);
+    const absl::StatusOr<double> density = header_.GetFloat(prefix + ".density");
+    if (!density.ok()) return Annotate(density.status(), name_);
+    if (!(*density > 0 && *density < 1)) return Wrong(prefix + ".density is not between 0 and 1");
+    ASSIGN_OR_RETURN(const uint64_t order_hash, Number(fmt::format("residual.{}.order_hash", i), kAny));
+    statistics->settings.residuals.push_back({std::string(*predictor), *density, order_hash});
   }
   return absl::OkStatus();
 }
@@ -228,14 +292,42 @@ absl::Status StatisticsReader::ReadLayer(size_t index, LayerStatistics* layer) {
                              [&](std::string_view name, std::vector<float>& values, uint64_t count) {
                                return Floats(LayerTensor(index, name), count, &values);
                              }));
-  layer->map.rank = result_.settings.rank;
-  layer->map.dim = model.dim;
-  layer->map.rows = model.rows;
-  RETURN_IF_ERROR(Weights(LayerTensor(index, "low_rank.hidden"), model.dim, layer->map.rank, &layer->map.hidden));
-  RETURN_IF_ERROR(Weights(LayerTensor(index, "low_rank.output"), layer->map.rank, model.rows, &layer->map.output));
+  RETURN_IF_ERROR(ReadMap(LayerTensor(index, "low_rank"), model.rows, &layer->map));
   std::vector<float> recall;
   RETURN_IF_ERROR(Floats(LayerTensor(index, "low_rank.recall"), 4, &recall));
   layer->recall = {recall[0], recall[1], recall[2], recall[3]};
+  const size_t residuals = result_.settings.residuals.size();
+  for (size_t r = 0; r < residuals; ++r) {
+    LowRankMap& map = layer->residuals.emplace_back();
+    RETURN_IF_ERROR(ReadMap(fmt::format("blk.{}.residual.{}", index, r), model.dim, &map));
+    RETURN_IF_ERROR(Floats(ResidualTensor(index, r, "bias"), static_cast<uint64_t>(model.dim), &map.bias));
+  }
+  if (residuals > 0) RETURN_IF_ERROR(Floats(LayerTensor(index, "residual.explained"), residuals, &layer->explained));
+  return ReadSums(index, layer);
+}
+
+// Its weights; the bias is read elsewhere.
+absl::Status StatisticsReader::ReadMap(const std::string& prefix, int32_t rows, LowRankMap* map) {
+  map->rank = result_.settings.rank;
+  map->dim = result_.model.dim;
+  map->rows = rows;
+  RETURN_IF_ERROR(Weights(prefix + ".hidden", map->dim, map->rank, &map->hidden));
+  return Weights(prefix + ".output", map->rank, rows, &map->output);
+}
+
+absl::Status StatisticsReader::ReadSums(size_t index, LayerStatistics* layer) {
+  for (const auto& [name, sums] : SumsOf(*layer)) {
+    const std::string full = LayerTensor(index, name);
+    const GgufTensor* const tensor = header_.FindTensor(full);
+    if (tensor == nullptr) continue;
+    const uint64_t units = tensor->cols() / kAttributionSums;
+    const bool of_rows = sums == &layer->ffn_sums;
+    if (units == 0 || units > kMostWidth || (of_rows && units != static_cast<uint64_t>(result_.model.rows))) {
+      return Wrong(fmt::format("tensor {} has {} values", full, tensor->cols()));
+    }
+    sums->units = static_cast<int32_t>(units);
+    RETURN_IF_ERROR(Floats(full, units * kAttributionSums, &sums->values));
+  }
   return absl::OkStatus();
 }
 
@@ -248,6 +340,7 @@ absl::StatusOr<Statistics> StatisticsReader::Read() {
   }
   uint64_t done = 0;
   RETURN_IF_ERROR(ReadFields(&result_, &done));
+  RETURN_IF_ERROR(ReadAdditions(&result_));
   for (size_t i = 0; i < done; ++i) RETURN_IF_ERROR(ReadLayer(i, &result_.layers.emplace_back()));
   if (header_.FindTensor("stream") != nullptr) {
     const auto values = static_cast<uint64_t>(result_.settings.tokens) * static_cast<uint64_t>(result_.model.dim);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "predictors/attribution_sums.h"
 #include "predictors/low_rank.h"
 
 namespace dogstar {
@@ -32,6 +33,11 @@ struct LayerStatistics {
   std::vector<float> losses;
   LowRankMap map;  // as stored: weights of eight bits
   RowRecall recall;
+  // Of each of CalibrationSettings::residuals: the map (predictors/residual.h), and the share of what was left out that
+  // it gives on held-out tokens.
+  std::vector<LowRankMap> residuals;
+  std::vector<float> explained;
+  AttributionSums ffn_sums, head_sums;  // over Statistics::attributed tokens
 };
 
 // What the statistics belong to. Two files with equal values are the same model.
@@ -41,12 +47,22 @@ struct ModelIdentity {
   bool operator==(const ModelIdentity&) const = default;
 };
 
+// What a residual is of: the rows that this predictor leaves out at this density.
+struct ResidualKind {
+  std::string predictor;
+  double density = 0.5;
+  uint64_t order_hash = 0;  // resident: of the packed file's order of rows (OrderHash)
+  bool operator==(const ResidualKind&) const = default;
+};
+
 struct CalibrationSettings {
   uint64_t text_hash = 0;  // XXH3-64 of the token ids
   int32_t tokens = 0, held_out = 0;
   double density = 0.5;
   int32_t rank = 32, epochs = 12;
   uint64_t seed = 1;
+  std::vector<ResidualKind> residuals;
+  int32_t attribution = 0;  // tokens whose attribution is summed, at least, as far as the texts reach
   bool operator==(const CalibrationSettings&) const = default;
 };
 
@@ -55,6 +71,7 @@ struct Statistics {
   CalibrationSettings settings;
   std::vector<LayerStatistics> layers;  // fewer than model.layers: an unfinished calibration
   std::vector<float> stream;            // unfinished: the residual stream behind the last of them, [tokens, dim]
+  int32_t attributed = 0;               // tokens in the layers' attribution sums
 };
 
 // The map with its weights rounded as the file keeps them.

@@ -14,9 +14,12 @@
 #include "fmt/format.h"
 #include "memory/accountant.h"
 #include "model/packed_file.h"
+#include "predictors/residual.h"
+#include "runtime/attribution.h"
 #include "runtime/calibration_texts.h"
 #include "runtime/layer_runner.h"
 #include "runtime/layer_statistics.h"
+#include "runtime/residual_targets.h"
 #include "runtime/run_plan.h"
 
 namespace dogstar {
@@ -78,8 +81,13 @@ uint64_t BytesOf(const ModelFile& model, const Backend& backend, const Calibrati
                             64 * (rows + 2 * rank) * sizeof(float);
   // Gates and ups are fetched one after the other, before training; so is what losses need.
   const uint64_t gathering = count * std::max(rows, dim) * sizeof(float) + 2 * 64 * rows * sizeof(float);
-  const uint64_t learned = static_cast<uint64_t>(c.layer_count) * sizeof(float) * (5 * rows + rank * (rows + dim));
-  return run + std::max(training, gathering) + learned;
+  // Gates, targets, and copies of inputs and targets with what the fit multiplies.
+  const uint64_t residual = options.residuals.empty() ? 0
+                                                      : count * (rows + 3 * dim + rank) * sizeof(float) +
+                                                            (64 * rows + 6 * rank * dim) * sizeof(float);
+  const uint64_t learned = static_cast<uint64_t>(c.layer_count) * sizeof(float) *
+                           (5 * rows + rank * (rows + dim) + options.residuals.size() * 2 * rank * dim);
+  return run + std::max({training, gathering, residual}) + learned;
 }
 
 class Calibration {
@@ -93,6 +101,11 @@ class Calibration {
   // Statistics of an earlier run with the same settings, where there are any.
   absl::Status Resume();
   absl::Status Layer(LayerIndex layer);
+  absl::Status OpenPacked();
+  absl::Status Residuals(LayerIndex index, std::span<const float> down_norms, LayerStatistics* layer);
+  absl::Status Attribute();
+  absl::StatusOr<std::unique_ptr<AttributionPass>> NewAttributionPass(int32_t* rows) const;
+  absl::Status AttributeWindow(AttributionPass* pass, std::span<const TokenId> tokens);
   absl::StatusOr<std::vector<float>> Fetched(const Tensor& tensor) const;
   absl::Status Keep();
   void Note(const std::string& message) const {
@@ -101,7 +114,7 @@ class Calibration {
 
   const CalibrationOptions& options_;
   ThreadPool pool_;
-  std::unique_ptr<ModelFile> model_;
+  std::unique_ptr<ModelFile> model_, packed_;
   Windows windows_;
   std::unique_ptr<LayerRunner> runner_;
   std::unique_ptr<LayerValues> values_;
@@ -128,8 +141,26 @@ absl::Status Calibration::Open(const std::string& path) {
   }
   ASSIGN_OR_RETURN(windows_, CutTexts(model_->tokenizer(), texts, tokens));
   ASSIGN_OR_RETURN(result_.model, IdentityOf(*model_));
-  result_.settings = {HashOf(windows_), windows_.tokens, windows_.held_out, options_.density,
-                      options_.rank,    options_.epochs, options_.seed};
+  result_.settings = {HashOf(windows_), windows_.tokens, windows_.held_out,  options_.density,    options_.rank,
+                      options_.epochs,  options_.seed,   options_.residuals, options_.attribution};
+  return OpenPacked();
+}
+
+absl::Status Calibration::OpenPacked() {
+  const auto by_order = [](const ResidualKind& kind) { return kind.predictor == "resident"; };
+  const bool needs_order = std::any_of(options_.residuals.begin(), options_.residuals.end(), by_order);
+  if (!needs_order) return absl::OkStatus();
+  if (options_.packed.empty()) {
+    return absl::InvalidArgumentError("a residual of resident needs the packed file whose order of rows it follows");
+  }
+  ASSIGN_OR_RETURN(packed_, ModelFile::Open(options_.packed));
+  ASSIGN_OR_RETURN(const ModelIdentity identity, IdentityOf(*packed_));
+  if (packed_->packed() == nullptr || !(identity == result_.model)) {
+    return absl::InvalidArgumentError(fmt::format("{} is no packed form of {}", options_.packed, model_->path()));
+  }
+  for (ResidualKind& kind : result_.settings.residuals) {
+    if (by_order(kind)) kind.order_hash = OrderHash(*packed_->packed());
+  }
   return absl::OkStatus();
 }
 
@@ -154,13 +185,13 @@ absl::Status Calibration::Resume() {
   absl::StatusOr<Statistics> earlier = ReadStatistics(path);
   if (absl::IsNotFound(earlier.status())) return absl::OkStatus();
   const bool same = earlier.ok() && earlier->model == result_.model && earlier->settings == result_.settings &&
-                    !earlier->stream.empty();
+                    (!earlier->stream.empty() || earlier->attributed > 0);
   if (!same) {
     Note(fmt::format("{} is of other texts, settings or another model, or damaged: it begins anew", path));
     return absl::OkStatus();
   }
   result_ = *std::move(earlier);
-  runner_->SetStream(result_.stream);
+  if (!result_.stream.empty()) runner_->SetStream(result_.stream);
   Note(fmt::format("goes on after layer {} of {} ({})", result_.layers.size(), result_.model.layers, path));
   return absl::OkStatus();
 }
@@ -198,7 +229,90 @@ absl::Status Calibration::Layer(LayerIndex index) {
   RoundLikeStored(&layer.map);
   layer.recall = MeasureRecall(layer.map, TopFrequencies(train, options_.density),
                                values_->Ranked(trained, windows_.held_out), options_.density);
+  if (!options_.residuals.empty()) RETURN_IF_ERROR(Residuals(index, down_norms, &layer));
   result_.layers.push_back(std::move(layer));
+  return absl::OkStatus();
+}
+
+absl::Status Calibration::Residuals(LayerIndex index, std::span<const float> down_norms, LayerStatistics* layer) {
+  const ModelConfig& c = model_->config();
+  RETURN_IF_ERROR(values_->Fetch(runner_.get()));  // they are weighed
+  ASSIGN_OR_RETURN(const std::vector<float> gates, Fetched(runner_->ffn_gate()));
+  LayerChoices choices{c.activation, values_->z(), gates, layer->up_rms, down_norms, layer->frequency, {}};
+  if (packed_ != nullptr) choices.order = packed_->packed()->layers()[static_cast<size_t>(ToInt(index))].row_order;
+  const int32_t trained = windows_.tokens - windows_.held_out;
+  for (const ResidualKind& kind : options_.residuals) {
+    ASSIGN_OR_RETURN(const std::vector<float> targets, LeftOutOutputs(runner_.get(), choices, kind, c.dim, &pool_));
+    const auto part = [&](int32_t first, int32_t count) -> ResidualTokens {
+      const auto at = static_cast<size_t>(first) * static_cast<size_t>(c.dim),
+                 size = static_cast<size_t>(count) * static_cast<size_t>(c.dim);
+      return {count, c.dim, values_->inputs().subspan(at, size), std::span(targets).subspan(at, size)};
+    };
+    LowRankMap map = FitResidual(part(0, trained), options_.rank, options_.seed, &pool_);
+    RoundLikeStored(&map);
+    layer->explained.push_back(static_cast<float>(ExplainedShare(map, part(trained, windows_.held_out))));
+    layer->residuals.push_back(std::move(map));
+  }
+  return absl::OkStatus();
+}
+
+// For pieces of the windows, shorter ones where memory is short.
+absl::StatusOr<std::unique_ptr<AttributionPass>> Calibration::NewAttributionPass(int32_t* rows) const {
+  AttributionPass::Options options{.threads = options_.threads, .precise = false, .rows = kWindow};
+  if (options_.ram) {
+    const uint64_t taken = MeasureProgramBytes();
+    options.memory_bytes = *options_.ram > taken ? *options_.ram - taken : 0;
+  }
+  absl::StatusOr<std::unique_ptr<AttributionPass>> pass = AttributionPass::Create(model_.get(), options);
+  while (absl::IsResourceExhausted(pass.status()) && options.rows > kLeastWindow) {
+    options.rows /= 2;
+    pass = AttributionPass::Create(model_.get(), options);
+  }
+  *rows = options.rows;
+  return pass;
+}
+
+absl::Status Calibration::Attribute() {
+  if (options_.attribution == 0) return absl::OkStatus();
+  const ModelConfig& c = model_->config();
+  for (LayerStatistics& layer : result_.layers) {
+    if (layer.ffn_sums.units == 0) layer.ffn_sums = AttributionSums::Of(c.ffn_rows);
+    if (layer.head_sums.units == 0) layer.head_sums = AttributionSums::Of(c.head_count);
+  }
+  int32_t rows = 0, seen = 0;
+  ASSIGN_OR_RETURN(const std::unique_ptr<AttributionPass> pass, NewAttributionPass(&rows));
+  for (const std::vector<TokenId>& window : windows_.texts) {
+    for (size_t at = 0; at < window.size() && seen < options_.attribution; at += static_cast<size_t>(rows)) {
+      const auto piece = std::span(window).subspan(at, std::min(window.size() - at, static_cast<size_t>(rows)));
+      seen += static_cast<int32_t>(piece.size());
+      if (seen <= result_.attributed) continue;  // before the stop
+      RETURN_IF_ERROR(AttributeWindow(pass.get(), piece));
+      RETURN_IF_ERROR(WriteStatistics(result_, UnfinishedPath(options_.output)));
+      if (options_.on_attributed && !options_.on_attributed(result_.attributed)) {
+        return absl::CancelledError(
+            fmt::format("stopped after {} attributed tokens; the same command goes on from there", result_.attributed));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Each token's loss is that of the model's own choice after it.
+absl::Status Calibration::AttributeWindow(AttributionPass* pass, std::span<const TokenId> tokens) {
+  const ModelConfig& c = model_->config();
+  RETURN_IF_ERROR(pass->Forward(AttributionBatch::Text(tokens), nullptr));
+  const std::vector<std::optional<TokenId>> own_choices(tokens.size());
+  const auto add = [&](const LayerAttribution& found) {
+    LayerStatistics& layer = result_.layers[static_cast<size_t>(ToInt(found.layer))];
+    const auto rows = static_cast<size_t>(c.ffn_rows), width = static_cast<size_t>(c.head_count * c.head_dim);
+    for (size_t t = 0; t < static_cast<size_t>(found.rows); ++t) {
+      layer.ffn_sums.AddUnits(found.ffn.subspan(t * rows, rows), found.ffn_gradient.subspan(t * rows, rows));
+      layer.head_sums.AddHeads(c.head_dim, found.head.subspan(t * width, width),
+                               found.head_gradient.subspan(t * width, width));
+    }
+  };
+  RETURN_IF_ERROR(pass->Backward(own_choices, LayerIndex{0}, add).status());
+  result_.attributed += static_cast<int32_t>(tokens.size());
   return absl::OkStatus();
 }
 
@@ -224,6 +338,9 @@ absl::StatusOr<Statistics> Calibration::Run(const std::string& path, const Calib
     }
   }
   result.stream.clear();
+  calibration.runner_.reset();
+  calibration.values_.reset();
+  RETURN_IF_ERROR(calibration.Attribute());
   RETURN_IF_ERROR(WriteStatistics(result, options.output));
   std::remove(UnfinishedPath(options.output).c_str());
   return std::move(result);
@@ -244,6 +361,14 @@ absl::StatusOr<ModelIdentity> IdentityOf(const ModelFile& model) {
   ASSIGN_OR_RETURN(const SourceIdentity source, IdentifySource(model.path()));
   identity.header_hash = source.header_hash;
   return identity;
+}
+
+uint64_t OrderHash(const PackedFile& packed) {
+  std::vector<NeuronIndex> all;
+  for (const PackedLayer& layer : packed.layers()) {
+    all.insert(all.end(), layer.row_order.begin(), layer.row_order.end());
+  }
+  return ChecksumOf(std::as_bytes(std::span(all)));
 }
 
 std::string UnfinishedPath(const std::string& output) { return output + ".unfinished"; }

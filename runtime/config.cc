@@ -178,6 +178,20 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
                      ASSIGN_OR_RETURN(config->draft.shared, ParseBool(value));
                      return absl::OkStatus();
                    }});
+  keys->push_back(
+      {"draft.residual",
+       "what the predictor leaves out is guessed, where draft.statistics have a map for it at draft.density",
+       "true or false", [](std::string_view value, Config* config) -> absl::Status {
+         ASSIGN_OR_RETURN(config->draft.residual, ParseBool(value));
+         return absl::OkStatus();
+       }});
+  keys->push_back({"draft.gather",
+                   "rows of a list that holds for a whole text (griffin, hot, random, weight-norm) are copied next to "
+                   "each other where everything is in memory and room is left",
+                   "true or false", [](std::string_view value, Config* config) -> absl::Status {
+                     ASSIGN_OR_RETURN(config->draft.gather, ParseBool(value));
+                     return absl::OkStatus();
+                   }});
 }
 
 // The overlay of drafts, and the parameters of its policies.
@@ -298,11 +312,11 @@ std::vector<ConfigKey> MakeKeys() {
       {"budget.vram", "GPU memory; 0: no GPU", kSize, SizeSetter([](Config & c) -> auto& { return c.budget.vram; })});
   keys.push_back({"budget.pinned", "page-locked host memory for a GPU", kSize,
                   SizeSetter([](Config & c) -> auto& { return c.budget.pinned; })});
-  keys.push_back(
-      {"draft.predictor", "which rows a draft uses",
-       "resident, griffin, dense, gate, gate-weighted, two-stage, magnitude, contribution, random, "
-       "weight-norm, lag; with draft.statistics: hot, threshold, low-rank; eval --task sparsity alone: oracle",
-       SetPredictor});
+  keys.push_back({"draft.predictor", "which rows a draft uses",
+                  "resident, griffin, dense, gate, gate-weighted, two-stage, magnitude, contribution, random, "
+                  "weight-norm, lag; with draft.statistics: hot, attribution, threshold, low-rank; eval --task "
+                  "sparsity alone: oracle",
+                  SetPredictor});
   keys.push_back(real_key(
       "draft.density", "share of the FFN rows a draft uses; -1: all that are resident", -1, 1, "-1, or 0 to 1",
       [](Config & c) -> auto& { return c.draft.density; }));
@@ -310,6 +324,9 @@ std::vector<ConfigKey> MakeKeys() {
       "draft.value_density", "two-stage: share of the FFN rows whose down part a token uses; -1: 4/7 of draft.density",
       -1, 1, "-1, or 0 to 1", [](Config & c) -> auto& { return c.draft.value_density; }));
   AddChoiceKeys(&keys);
+  keys.push_back(real_key(
+      "draft.head_density", "share of the query heads that drafts compute (keys and values: always all)", 0, 1,
+      "0 to 1", [](Config & c) -> auto& { return c.draft.head_density; }));
   keys.push_back(real_key(
       "draft.overlay", "share of the resident FFN bytes for single rows chosen by the prompt", 0, 0.5, "0 to 0.5",
       [](Config & c) -> auto& { return c.draft.overlay; }));

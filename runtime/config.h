@@ -55,6 +55,9 @@ struct Config {
     double prior = 0;                     // griffin: tokens
     int32_t refresh = 1;                  // lag: tokens
     bool shared = false;                  // by token: one set for all tokens of a pass
+    bool gather = true;                   // rows of a text's list next to each other, where memory is left
+    bool residual = true;                 // a map for what the predictor leaves out, where statistics have one
+    double head_density = 1;              // share of the attention heads that drafts compute
     int32_t lookup = -1;                  // prompt lookup: tokens that must match; 0: none; -1: chosen
     double overlay = 0.15;                // share of the FFN's resident bytes kept for single rows; also cache.share
   } draft;

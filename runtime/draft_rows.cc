@@ -55,7 +55,7 @@ void DraftLayer::AddTo(std::span<uint64_t> mask) const {
   const auto has = [](const uint64_t* rows, int32_t i) { return rows == nullptr || ((rows[i / 64] >> (i % 64)) & 1); };
   for (const FfnPageRef& page : pages) {
     for (int32_t i = 0; i < page.row_count; ++i) {
-      if (has(page.row_mask, i)) add(page.first_row + i);
+      if (has(page.row_mask, i)) add(page.row_index != nullptr ? page.row_index[i] : page.first_row + i);
     }
   }
   for (int32_t i = 0; i < overlay.row_count; ++i) {
@@ -63,25 +63,29 @@ void DraftLayer::AddTo(std::span<uint64_t> mask) const {
   }
 }
 
-DraftRows DraftRows::Build(const Weights& weights, const Overlay* overlay, Predictor* predictor) {
+DraftRows DraftRows::Build(const DraftSources& sources) {
   DraftRows rows;
+  const Weights& weights = *sources.weights;
   const int32_t layers = weights.packed() ? weights.layer_count() : 0;
   rows.layers_.resize(static_cast<size_t>(layers));
   for (int32_t i = 0; i < layers; ++i) {
-    rows.Update(LayerIndex{i}, weights, overlay, predictor);
+    rows.Update(LayerIndex{i}, sources);
     rows.all_rows_ += weights.ffn(LayerIndex{i}).layer->layout.ffn_rows;
   }
   return rows;
 }
 
-void DraftRows::Update(LayerIndex layer, const Weights& weights, const Overlay* overlay, Predictor* predictor) {
-  const FfnPart& part = weights.ffn(layer);
+void DraftRows::Update(LayerIndex layer, const DraftSources& sources) {
+  const FfnPart& part = sources.weights->ffn(layer);
+  const Overlay* const overlay = sources.overlay;
   DraftLayer& out = layers_[static_cast<size_t>(ToInt(layer))];
   used_rows_ -= out.rows_used;
+  out.layout = &part.layer->layout;
+  if (sources.heads != nullptr) out.heads = sources.heads->Choose(layer);
   if (overlay != nullptr) out.overlay = overlay->Ref(layer);
   FindAvailableRows(part, overlay, layer, &available_);
-  const RowSet* chosen = predictor->Choose(layer, available_);
-  out.choice = predictor->TokenChoice(layer);
+  const RowSet* chosen = sources.predictor->Choose(layer, available_);
+  out.choice = sources.predictor->TokenChoice(layer);
   if (chosen == nullptr) {
     out.pages.assign(part.resident.begin(), part.resident.end());
     out.rows_used = available_.count();
@@ -89,6 +93,12 @@ void DraftRows::Update(LayerIndex layer, const Weights& weights, const Overlay* 
       const int32_t kept = out.choice->value_count >= 0 ? out.choice->value_count : out.choice->count;
       if (kept >= 0) out.rows_used = std::min(out.rows_used, kept);
     }
+  } else if (sources.gathered != nullptr) {
+    sources.gathered->Gather(layer, part, *chosen);
+    const std::span<const FfnPageRef> pages = sources.gathered->Pages(layer);
+    out.pages.assign(pages.begin(), pages.end());
+    out.layout = &sources.gathered->layout(layer);
+    out.rows_used = chosen->count();
   } else {
     MaskPages(part, *chosen, &out);
     MaskOverlay(*chosen, &out);

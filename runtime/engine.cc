@@ -63,7 +63,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   options.mode = options_.mode;
   options.context_slots = options_.context_slots;
   options.logit_rows = options_.logit_rows;
-  AskPredictor(*predictor_, &options);
+  AskChoices(choices_, &options);
   options.captures_verified = options_.captures_verified;
   options.program_bytes = options_.program_bytes ? *options_.program_bytes : MeasureProgramBytes();
   options.text_bytes = options_.text_bytes;
@@ -82,6 +82,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   limits_ = plan.limits;
   harvest_ = plan.harvest;
   placement_ = std::move(plan.placement);
+  gathered_rows_ = std::move(plan.gathered_rows);
   for (const PlanLine& line : placement_.lines) RETURN_IF_ERROR(accountant_.Reserve(line.what, line.resident_bytes));
   return CheckDrafts(hooks);
 }
@@ -134,6 +135,21 @@ absl::Status Engine::CreateOverlay() {
   return absl::OkStatus();
 }
 
+absl::Status Engine::CreateResiduals(const Hooks& hooks) {
+  const double density = config_.draft.density >= 0 ? config_.draft.density : placement_.resident_density;
+  const Residual* const residual = FindResidual(choices_, density);
+  if (residual != nullptr) {
+    std::vector<const LowRankMap*> maps;
+    for (const LowRankMap& map : residual->maps) maps.push_back(&map);
+    ASSIGN_OR_RETURN(residuals_, LowRankProducts::Create(maps, 0, backend_.get(), options_.logit_rows));
+    forward_->SetResiduals(residuals_.get());
+    Note(hooks, fmt::format("drafts guess what {} leaves out, by the map for density {}", choices_.predictor->name(),
+                            residual->density));
+  }
+  choices_.residuals = {};
+  return absl::OkStatus();
+}
+
 void Engine::BeginRecord() {
   if (options_.accesses == nullptr) return;
   AccessHeader header;
@@ -155,11 +171,11 @@ void Engine::BeginRecord() {
 }
 
 absl::Status Engine::Build(const Hooks& hooks) {
-  ASSIGN_OR_RETURN(predictor_, MakePredictor(config_, *model_));
-  if (predictor_->evaluation_only() && !options_.captures_verified) {
+  ASSIGN_OR_RETURN(choices_, MakeDraftChoices(config_, *model_));
+  if (choices_.predictor->evaluation_only() && !options_.captures_verified) {
     return absl::InvalidArgumentError(fmt::format(
         "draft.predictor {} needs the full model's values before it drafts: only eval --task sparsity has them",
-        predictor_->name()));
+        choices_.predictor->name()));
   }
   ASSIGN_OR_RETURN(backend_, NewCpuBackend({.threads = ThreadsOf(config_),
                                             .precise = config_.precise,
@@ -189,16 +205,20 @@ absl::Status Engine::Build(const Hooks& hooks) {
   pager_options.note = hooks.note;
   pager_options.trace = options_.trace;
   pager_ = std::make_unique<Pager>(reader_.get(), ring_.span(), std::move(pager_options));
-  GiveRowNorms(*weights_, ThreadsOf(config_), predictor_.get());
+  GiveRowNorms(*weights_, ThreadsOf(config_), choices_.predictor.get());
   RETURN_IF_ERROR(CreateOverlay());
+  if (!gathered_rows_.empty()) {
+    ASSIGN_OR_RETURN(gathered_, GatheredRows::Create(*model_->packed(), gathered_rows_, backend_.get()));
+  }
   ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(KvShapeOf(config_, model_->config(), options_.context_slots)));
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));
   forward_->SetTrace(options_.trace);
   if (NeedsPacked(options_.mode)) {
-    ASSIGN_OR_RETURN(score_maps_,
-                     ScoreMaps::Create(*predictor_, model_->config().layer_count, backend_.get(), options_.logit_rows));
+    ASSIGN_OR_RETURN(score_maps_, ScoreMaps::Create(*choices_.predictor, model_->config().layer_count, backend_.get(),
+                                                    options_.logit_rows));
     forward_->SetScoreMaps(score_maps_.get());
+    RETURN_IF_ERROR(CreateResiduals(hooks));
   }
   BeginRecord();
   return absl::OkStatus();

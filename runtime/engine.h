@@ -21,6 +21,7 @@
 #include "io/reader_choice.h"
 #include "memory/access_trace.h"
 #include "memory/accountant.h"
+#include "memory/gathered_rows.h"
 #include "memory/kv_cache.h"
 #include "memory/overlay.h"
 #include "memory/pager.h"
@@ -29,6 +30,8 @@
 #include "model/model_file.h"
 #include "predictors/predictor.h"
 #include "runtime/config.h"
+#include "runtime/draft_choices.h"
+#include "runtime/draft_rows.h"
 #include "runtime/forward.h"
 
 namespace dogstar {
@@ -77,13 +80,17 @@ class Engine {
   std::string DescribeBackend() const { return backend_->Describe(); }
   Forward& forward() { return *forward_; }
   KvCache& kv() { return kv_cache_; }
-  Predictor& predictor() { return *predictor_; }
+  Predictor& predictor() { return *choices_.predictor; }
   Overlay* overlay() { return overlay_.get(); }  // null without one
   const Overlay* overlay() const { return overlay_.get(); }
+  DraftSources draft_sources() {
+    return {weights_.get(), overlay_.get(), gathered_.get(), choices_.predictor.get(), choices_.heads.get()};
+  }
+  HeadChoice* heads() { return choices_.heads.get(); }  // null: drafts compute all
   // What full passes are watched for; kOff outside modes that draft.
   HarvestMode harvest() const { return harvest_; }
   // Whether values of passes over the prompt are read.
-  bool observes_prompt() const { return predictor_->observes_prompt() || harvest_ == HarvestMode::kPrompt; }
+  bool observes_prompt() const { return choices_.predictor->observes_prompt() || harvest_ == HarvestMode::kPrompt; }
   AccessRecorder* accesses() { return options_.accesses; }  // null without one
   const Weights& weights() const { return *weights_; }
   const Placement& placement() const { return placement_; }
@@ -101,6 +108,7 @@ class Engine {
   absl::Status CheckDrafts(const Hooks& hooks);
   absl::Status ChooseHowToRead(const Hooks& hooks);
   absl::Status CreateOverlay();
+  absl::Status CreateResiduals(const Hooks& hooks);
   void BeginRecord();
 
   Config config_;
@@ -112,7 +120,8 @@ class Engine {
   uint64_t loaded_bytes_ = 0;
   Placement placement_;
   Forward::Limits limits_;
-  std::unique_ptr<Predictor> predictor_;
+  std::vector<int32_t> gathered_rows_;  // of each layer's list; empty: not gathered
+  DraftChoices choices_;
   // Order of destruction matters: the pager waits for reads into the ring before the ring and the reader go.
   std::unique_ptr<Backend> backend_;
   AlignedBuffer ring_;
@@ -120,10 +129,12 @@ class Engine {
   std::unique_ptr<PageReader> reader_;
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<Overlay> overlay_;
+  std::unique_ptr<GatheredRows> gathered_;  // null where lists are masks
   std::unique_ptr<Pager> pager_;
   std::unique_ptr<KvStore> kv_store_;
   KvCache kv_cache_;
-  std::unique_ptr<ScoreMaps> score_maps_;  // null where the predictor has none
+  std::unique_ptr<ScoreMaps> score_maps_;       // null where the predictor has none
+  std::unique_ptr<LowRankProducts> residuals_;  // null where drafts have none
   std::unique_ptr<Forward> forward_;
 };
 

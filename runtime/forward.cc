@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/panel.h"
+
 namespace dogstar {
 namespace {
 
@@ -36,6 +38,7 @@ uint64_t Forward::Bytes(const ModelFile& model, const Backend& backend, const Li
     bytes += backend.FfnJobBytes({rows, c.dim, PackedCols(model), limits.choice_rows});
     const uint64_t captured = limits.capture_rows > 0 ? backend.TensorBytes(limits.capture_rows, PackedCols(model)) : 0;
     bytes += (limits.capture_up ? 3 : 2) * captured;
+    if (limits.capture_contexts) bytes += backend.TensorBytes(rows, c.head_count * c.head_dim);
   }
   return bytes;
 }
@@ -65,6 +68,7 @@ absl::Status Forward::Allocate() {
     }
     captured_.resize(static_cast<size_t>(limits_.capture_rows) * static_cast<size_t>(capture_cols_));
   }
+  if (limits_.capture_contexts) contexts_.resize(static_cast<size_t>(rows * config_.head_count * config_.head_dim));
   return absl::OkStatus();
 }
 
@@ -78,6 +82,7 @@ absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
   for (int32_t i = 0; i < config_.layer_count; ++i) {
     const LayerIndex layer{i};
     RETURN_IF_ERROR(Attention(layer, batch));
+    if (observer != nullptr && observer->reads_contexts()) RETURN_IF_ERROR(ShowContexts(layer, batch.rows(), observer));
     RETURN_IF_ERROR(Ffn(layer, batch, observer));
   }
   RETURN_IF_ERROR(Head(batch));
@@ -93,7 +98,7 @@ absl::Status Forward::Draft(const Batch& batch, const DraftRows& rows) {
   RETURN_IF_ERROR(Embed(batch));
   for (int32_t i = 0; i < config_.layer_count; ++i) {
     const LayerIndex layer{i};
-    RETURN_IF_ERROR(Attention(layer, batch));
+    RETURN_IF_ERROR(DraftAttention(layer, batch, rows.layer(layer)));
     RETURN_IF_ERROR(DraftFfn(layer, batch, rows.layer(layer)));
   }
   return Head(batch);
@@ -130,6 +135,44 @@ absl::Status Forward::GatherTokens(const Batch& batch) {
 absl::Status Forward::Attention(LayerIndex layer, const Batch& batch) {
   const TraceScope scope = Compute("attention", layer);
   return layer_pass_->Attention(LayerOf(layer), ProductOf(layer, batch.rows()), kv_, x_.get());
+}
+
+absl::Status Forward::ShowContexts(LayerIndex layer, int32_t rows, PassObserver* observer) {
+  CHECK(limits_.capture_contexts);
+  const int32_t stride = config_.head_count * config_.head_dim;
+  const std::span<float> contexts = std::span(contexts_).first(static_cast<size_t>(rows) * static_cast<size_t>(stride));
+  RETURN_IF_ERROR(backend_->Download(layer_pass_->context(), 0, rows, contexts));
+  observer->OnContexts(layer, contexts, rows, stride);
+  return absl::OkStatus();
+}
+
+// Keys and values of all heads: later tokens read them. Queries of the draft's heads alone.
+absl::Status Forward::DraftAttention(LayerIndex layer, const Batch& batch, const DraftLayer& rows) {
+  if (rows.heads.empty()) return Attention(layer, batch);
+  const TraceScope scope = Compute("attention", layer);
+  LayerPass::Layer of_layer = LayerOf(layer);
+  of_layer.heads = rows.heads.data();
+  const auto product = [&](MatrixRole role, const Activations& x, Tensor* out) -> absl::Status {
+    const MatrixPart& matrix = weights_->matrix(layer, role);
+    if (role != MatrixRole::kQuery || config_.head_dim % kPanelRows != 0) return Product(matrix, x, batch.rows(), out);
+    ProjectHeads(matrix.resident, rows.heads, x, batch.rows(), out);
+    return absl::OkStatus();
+  };
+  return layer_pass_->Attention(of_layer, product, kv_, x_.get());
+}
+
+void Forward::ProjectHeads(const MatrixView& query, std::span<const uint64_t> heads, const Activations& x, int32_t rows,
+                           Tensor* out) {
+  const auto used = [&](int32_t head) { return (heads[static_cast<size_t>(head) / 64] >> (head % 64) & 1) != 0; };
+  const uint64_t head_bytes = PanelMatrixBytes(query.type, config_.head_dim, query.cols);
+  for (int32_t begin = 0, end = 0; begin < config_.head_count; begin = end) {
+    for (end = begin + 1; end < config_.head_count && used(end) == used(begin);) ++end;
+    if (!used(begin)) continue;
+    MatrixView part = query;
+    part.data += static_cast<uint64_t>(begin) * head_bytes;
+    part.rows = (end - begin) * config_.head_dim;
+    backend_->MatMul(part, x, rows, begin * config_.head_dim, out);
+  }
 }
 
 absl::Status Forward::Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer) {
@@ -188,7 +231,7 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
     backend_->Wait(done);  // a slot is refilled only when its kernel is done
     RETURN_IF_ERROR(pager_->Release());
   }
-  layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
+  layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), nullptr, x_.get());
   if (captures) {
     RETURN_IF_ERROR(FetchCaptured(*capture_, rows));
     observer->OnLayer(layer, captured_, rows, capture_cols_);
@@ -226,14 +269,17 @@ absl::Status Forward::DraftFfn(LayerIndex layer, const Batch& batch, const Draft
   const TraceScope scope = Compute("ffn", layer);
   const FfnPart& part = weights_->ffn(layer);
   const Activations& in = layer_pass_->FfnInput(LayerOf(layer), *x_);
-  backend_->FfnBegin(ParamsOf(part), in, batch.rows(), ffn_job_.get());
+  FfnParams params = ParamsOf(part);
+  params.layout = *rows.layout;
+  backend_->FfnBegin(params, in, batch.rows(), ffn_job_.get());
   std::span<const float> scores;
   if (rows.choice != nullptr && rows.choice->score == RowScore::kGiven) {
     ASSIGN_OR_RETURN(scores, score_maps_->Score(layer, in, batch.rows()));
   }
   const FfnUse use = DraftPages(part, batch.rows(), rows, scores);
   if (rows.overlay.row_count > 0) backend_->FfnAccumulateOverlay(rows.overlay, ffn_job_.get());
-  layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), x_.get());
+  const Tensor* const residual = residuals_ != nullptr ? &residuals_->Multiply(layer, in, batch.rows()) : nullptr;
+  layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), residual, x_.get());
   if (draft_observer_ != nullptr) draft_observer_->OnDraftRows(layer, draft_masks_, batch.rows(), use);
   return absl::OkStatus();
 }

@@ -43,6 +43,11 @@ class PassObserver {
   }
   // The whole layer; not called for observers that read nothing.
   virtual void OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) = 0;
+  // True: OnContexts sees each layer's attention, before its FFN. [rows, stride], head after head.
+  virtual bool reads_contexts() const { return false; }
+  virtual void OnContexts(LayerIndex layer, std::span<const float> contexts, int32_t rows, int32_t stride) {
+    static_cast<void>(layer), static_cast<void>(contexts), static_cast<void>(rows), static_cast<void>(stride);
+  }
 };
 
 // Sees which rows drafts use; drafts wait for it.
@@ -58,9 +63,10 @@ class Forward {
   struct Limits {
     int32_t batch_rows = 0;
     int32_t logit_rows = 0;
-    int32_t capture_rows = 0;  // most rows of a pass whose values an observer reads
-    bool capture_up = false;   // observers may read up values
-    int32_t choice_rows = 0;   // most rows of a draft whose tokens choose their FFN rows
+    int32_t capture_rows = 0;       // most rows of a pass whose values an observer reads
+    bool capture_up = false;        // observers may read up values
+    int32_t choice_rows = 0;        // most rows of a draft whose tokens choose their FFN rows
+    bool capture_contexts = false;  // observers may read contexts, of batch_rows rows
   };
   // Bytes that Create takes.
   static uint64_t Bytes(const ModelFile& model, const Backend& backend, const Limits& limits);
@@ -74,6 +80,9 @@ class Forward {
 
   // Of the predictor whose choices drafts follow; null where it has none. It outlives the object.
   void SetScoreMaps(ScoreMaps* maps) { score_maps_ = maps; }
+
+  // Maps for what drafts leave out of each layer's FFN; null: none. They outlive the object.
+  void SetResiduals(LowRankProducts* residuals) { residuals_ = residuals; }
 
   // It outlives the object, or the next call; may be null.
   void SetDraftObserver(DraftObserver* observer) { draft_observer_ = observer; }
@@ -97,6 +106,10 @@ class Forward {
   absl::Status Embed(const Batch& batch);
   absl::Status GatherTokens(const Batch& batch);
   absl::Status Attention(LayerIndex layer, const Batch& batch);
+  absl::Status ShowContexts(LayerIndex layer, int32_t rows, PassObserver* observer);
+  absl::Status DraftAttention(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
+  void ProjectHeads(const MatrixView& query, std::span<const uint64_t> heads, const Activations& x, int32_t rows,
+                    Tensor* out);
   absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
@@ -133,12 +146,13 @@ class Forward {
   std::unique_ptr<Tensor> logits_;                // [logit_rows, vocab]
   std::unique_ptr<Activations> head_act_;
   std::unique_ptr<FfnJob> ffn_job_;
-  std::vector<float> captured_;
+  std::vector<float> captured_, contexts_;
   std::vector<std::byte> embedding_rows_;
   int32_t capture_cols_ = 0;
   FfnUse draft_use_;
   DraftObserver* draft_observer_ = nullptr;
   ScoreMaps* score_maps_ = nullptr;
+  LowRankProducts* residuals_ = nullptr;
   std::vector<uint64_t> draft_masks_;
 };
 

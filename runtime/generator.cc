@@ -144,8 +144,10 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   }
   const double start = Now();
   Predictor& predictor = engine_->predictor();
-  PromptHarvest harvest(&predictor, row_scores_.get(), engine_->overlay(), engine_->observes_prompt());
+  PromptHarvest harvest(&predictor, row_scores_.get(), engine_->overlay(), engine_->heads(),
+                        engine_->observes_prompt());
   predictor.BeginPrompt();
+  if (engine_->heads() != nullptr) engine_->heads()->BeginPrompt();
   if (row_scores_ != nullptr) row_scores_->BeginPrompt();
   held_.resize(ReusablePrefix(prompt, run->options));
   engine_->kv().Truncate(kSequence, static_cast<int32_t>(held_.size()));
@@ -155,7 +157,8 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
     if (run->options.on_prompt && done > 0) run->options.on_prompt(reused + done, total);
     return run->options.interrupted == nullptr || !*run->options.interrupted;
   };
-  PassObserver* observer = engine_->forward().limits().capture_rows > 0 ? &harvest : nullptr;
+  const bool observes = engine_->forward().limits().capture_rows > 0 || harvest.reads_contexts();
+  PassObserver* observer = observes ? &harvest : nullptr;
   RETURN_IF_ERROR(Process(prompt.subspan(held_.size()), true, observer, go_on));
   if (held_.size() < prompt.size()) {
     run->done = true;
@@ -165,7 +168,7 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   predictor.EndPrompt();
   if (text_harvest_ != nullptr) text_harvest_->BeginText(engine_->observes_prompt() ? total - reused : 0);
   if (engine_->can_draft() && mode_ != RunMode::kDense) {
-    run->draft_rows = DraftRows::Build(engine_->weights(), engine_->overlay(), &predictor);
+    run->draft_rows = DraftRows::Build(engine_->draft_sources());
     run->result->draft_density = predictor.name() == "dense" ? 1 : run->draft_rows.density();
   }
   run->result->prompt_tokens = total;
@@ -404,7 +407,7 @@ void Generator::FollowText(int32_t verified_rows, Run* run) {
   for (int32_t i = 0; i < engine_->weights().layer_count(); ++i) {
     const LayerIndex layer{i};
     const bool changed = overlay != nullptr && overlay->TakeChanged(layer);
-    if (changed || chooses) run->draft_rows.Update(layer, engine_->weights(), overlay, &engine_->predictor());
+    if (changed || chooses) run->draft_rows.Update(layer, engine_->draft_sources());
   }
 }
 
@@ -454,7 +457,7 @@ absl::Status Generator::CompareDrafts(std::span<const TokenId> tokens, int32_t p
       kv.Truncate(sequence, static_cast<int32_t>(done + row));
       if (hooks.before_draft) {
         hooks.before_draft(static_cast<int32_t>(row));
-        run.draft_rows = DraftRows::Build(engine_->weights(), engine_->overlay(), &engine_->predictor());
+        run.draft_rows = DraftRows::Build(engine_->draft_sources());
       }
       RETURN_IF_ERROR(DraftPass(rows.subspan(row, 1), run.draft_rows));
       on_position(tokens[done + row + 1], full_logits[row], logits_);

@@ -80,7 +80,8 @@ absl::Status LayerPass::Attention(const Layer& layer, ProductFn product, KvStore
   const int32_t rows = batch_->rows();
   const bool has_window = config_.attention(layer.index).window > 0;
   const AttentionMask& mask = has_window ? window_masks_[static_cast<size_t>(config_.kind(layer.index))] : batch_->mask;
-  const AttentionParams params{config_.head_count, config_.kv_head_count, config_.head_dim, config_.score_scale};
+  const AttentionParams params{config_.head_count, config_.kv_head_count, config_.head_dim, config_.score_scale,
+                               layer.heads};
   backend_->RmsNorm(*x, rows, Get(layer.vectors, LayerVector::kAttentionNorm), config_.rms_epsilon, norm_.get());
   backend_->Prepare(*norm_, rows, norm_act_.get());
   RETURN_IF_ERROR(Project(layer, product));
@@ -117,13 +118,15 @@ absl::Status LayerPass::PlainFfn(const Layer& layer, ProductFn product, Tensor* 
   return absl::OkStatus();
 }
 
-void LayerPass::EndFfn(const Layer& layer, FfnJob* job, Tensor* x) {
+void LayerPass::EndFfn(const Layer& layer, FfnJob* job, const Tensor* residual, Tensor* x) {
   if (!config_.post_norms) {
     backend_->FfnEnd(job, x);
+    if (residual != nullptr) backend_->Add(*residual, batch_->rows(), x);
     return;
   }
   backend_->Clear(batch_->rows(), output_.get());
   backend_->FfnEnd(job, output_.get());
+  if (residual != nullptr) backend_->Add(*residual, batch_->rows(), output_.get());
   AddOutput(Get(layer.vectors, LayerVector::kPostFfnNorm), x);
 }
 

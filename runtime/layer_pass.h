@@ -32,6 +32,8 @@ class LayerPass {
     LayerIndex index;
     LayerIndex kv_layer;  // where the KV store keeps it
     const LayerVectors& vectors;
+    // Query heads to compute, as AttentionParams::head_mask; null: all. `product` may leave out queries of the others.
+    const uint64_t* heads = nullptr;
   };
 
   // Bytes that Create takes.
@@ -46,6 +48,9 @@ class LayerPass {
   // x += post(Wo attention(norm(x))); post is a norm where the model has one.
   absl::Status Attention(const Layer& layer, ProductFn product, KvStore* kv, Tensor* x);
 
+  // Of the last Attention: [rows, head_count * head_dim].
+  const Tensor& context() const { return *context_; }
+
   // n = norm(x), what the FFN sees. Valid until the next call.
   const Activations& FfnInput(const Layer& layer, const Tensor& x);
   // x += post(down (activation(gate n) * (up n))), n = norm(x).
@@ -55,8 +60,8 @@ class LayerPass {
   const Tensor& ffn_gate() const { return *gate_; }
   const Tensor& ffn_values() const { return *z_; }
   const Tensor& ffn_up() const { return *up_; }
-  // x += post(what the job has summed).
-  void EndFfn(const Layer& layer, FfnJob* job, Tensor* x);
+  // x += post(what the job has summed + residual); residual may be null.
+  void EndFfn(const Layer& layer, FfnJob* job, const Tensor* residual, Tensor* x);
 
  private:
   LayerPass(const ModelConfig* config, Backend* backend) : config_(*config), backend_(backend) {}

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "memory/overlay.h"
+#include "predictors/head_choice.h"
 #include "predictors/predictor.h"
 #include "runtime/forward.h"
 #include "runtime/row_scores.h"
@@ -18,9 +19,9 @@ namespace dogstar {
 class PromptHarvest : public PassObserver {
  public:
   // Without `reads_values` rows come in by the scores as they are: by what stood there before the prompt. scores and
-  // overlay may be null, both.
-  PromptHarvest(Predictor* predictor, RowScores* scores, Overlay* overlay, bool reads_values)
-      : predictor_(predictor), row_scores_(scores), overlay_(overlay), reads_values_(reads_values) {}
+  // overlay may be null, both; so may heads.
+  PromptHarvest(Predictor* predictor, RowScores* scores, Overlay* overlay, HeadChoice* heads, bool reads_values)
+      : predictor_(predictor), row_scores_(scores), overlay_(overlay), heads_(heads), reads_values_(reads_values) {}
 
   // Before each piece of the prompt: rows are chosen anew, by all pieces so far.
   void BeginPiece();
@@ -32,6 +33,10 @@ class PromptHarvest : public PassObserver {
   void OnLayerUp(LayerIndex layer, std::span<const float> up, int32_t rows, int32_t stride) override {
     predictor_->ObserveUp(layer, up, rows, stride);
   }
+  bool reads_contexts() const override { return heads_ != nullptr && heads_->observes_prompt(); }
+  void OnContexts(LayerIndex layer, std::span<const float> contexts, int32_t rows, int32_t stride) override {
+    heads_->Observe(layer, contexts, rows, stride);
+  }
   void OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef> pages, std::span<const float> z, int32_t rows,
                        int32_t stride) override;
   void OnLayer(LayerIndex layer, std::span<const float> z, int32_t rows, int32_t stride) override;
@@ -40,6 +45,7 @@ class PromptHarvest : public PassObserver {
   Predictor* predictor_;
   RowScores* row_scores_;
   Overlay* overlay_;
+  HeadChoice* heads_;
   bool reads_values_;
   std::vector<float> scores_;  // of one page
 };

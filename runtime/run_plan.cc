@@ -9,6 +9,7 @@
 #include "fmt/format.h"
 #include "memory/available_memory.h"
 #include "memory/forecast.h"
+#include "memory/gathered_rows.h"
 #include "memory/weights.h"
 #include "runtime/row_norms.h"
 #include "runtime/row_scores.h"
@@ -24,6 +25,8 @@ namespace {
 constexpr uint64_t kProgramSlack = uint64_t{3} << 20;
 // Prompt rows per pass take at most this share of the budget.
 constexpr uint64_t kActivationShare = 16;
+// Above this share of the rows a list is no faster gathered than as masks (docs/sparsity.md).
+constexpr double kGatherAtMost = 0.9;
 constexpr int32_t kBatchRows[] = {512, 256, 128, 64, 32, 16};
 
 KvType KvTypeOf(const Config& config) {
@@ -55,6 +58,7 @@ Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const
     limits.capture_up = options.observes_up;
     limits.choice_rows = options.chooses_by_token && NeedsPacked(options.mode) ? options.logit_rows : 0;
     limits.capture_rows = CaptureRows(model, options, harvest, limits);
+    limits.capture_contexts = config.draft.head_density < 1 && NeedsPacked(options.mode);
     const uint64_t bytes = Forward::Bytes(model, backend, limits);
     if (!config.budget.ram || bytes <= *config.budget.ram / kActivationShare) break;
   }
@@ -75,6 +79,33 @@ absl::Status AddHarvest(const Config& config, const ModelConfig& model, const Mo
   for (const LayerPlacement& layer : placement.layers) rows.push_back(layer.overlay_rows);
   plan->request.fixed.push_back({"harvest", bytes + Overlay::TableBytes(config.cache.eviction, rows)});
   return absl::OkStatus();
+}
+
+// Memory that a run may take.
+uint64_t TakeableBytes(const Config& config) {
+  const uint64_t available = AvailableMemoryBytes();
+  const uint64_t machine = available == kNoLimit ? kNoLimit : available + ResidentBytes();
+  return std::min(config.budget.ram.value_or(kNoLimit), machine);
+}
+
+// A draft's list that holds for a whole text is gathered where that takes no place from resident weights.
+void PlanGatheredRows(const Config& config, const ModelFile& model, const ModelShape& shape,
+                      const RunPlanOptions& options, RunPlan* plan) {
+  const bool lists_change = plan->harvest == HarvestMode::kText || options.captures_verified;
+  if (!config.draft.gather || !NeedsPacked(options.mode) || lists_change || options.predictor == nullptr) return;
+  std::vector<int32_t> rows;
+  for (int32_t i = 0; i < model.config().layer_count; ++i) {
+    rows.push_back(options.predictor->ListedRows(LayerIndex{i}));
+    if (rows.back() < 0 || rows.back() > kGatherAtMost * model.config().ffn_rows) return;
+  }
+  PlanRequest request = plan->request;
+  request.fixed.push_back({"rows of the draft's list", GatheredRows::Bytes(*model.packed(), rows)});
+  absl::StatusOr<Placement> placement = PlanPlacement(shape, request);
+  if (!placement.ok() || !placement->everything_resident()) return;
+  if (placement->planned_bytes > TakeableBytes(config)) return;
+  plan->request = std::move(request);
+  plan->placement = *std::move(placement);
+  plan->gathered_rows = std::move(rows);
 }
 
 // More than the machine has would be killed while it loads, or in the middle of a text.
@@ -118,13 +149,18 @@ PredictorOptions PredictorOptionsOf(const Config& config) {
   return options;
 }
 
-void AskPredictor(const Predictor& predictor, RunPlanOptions* options) {
+void AskChoices(const DraftChoices& choices, RunPlanOptions* options) {
+  const Predictor& predictor = *choices.predictor;
   options->observes_prompt = predictor.observes_prompt();
   options->observes_up = predictor.observes_up();
   options->chooses_by_token = predictor.chooses_by_token();
   options->follows_text = predictor.follows_text();
   options->needs_row_norms = predictor.needs_row_norms();
   options->predictor = &predictor;
+  if (choices.residuals.empty()) return;
+  const std::vector<LowRankMap>& maps = choices.residuals.front().maps;  // all are of one size
+  options->residual = &maps.front();
+  for (const LowRankMap& map : maps) options->residual_bytes += LowRankProducts::MapBytes(map);
 }
 
 uint64_t MeasureProgramBytes() {
@@ -161,10 +197,15 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
     const uint64_t maps = ScoreMaps::Bytes(*options.predictor, model.config().layer_count, backend, options.logit_rows);
     if (maps > 0) plan.request.fixed.push_back({"predictor", maps});
   }
+  if (options.residual != nullptr && NeedsPacked(options.mode)) {
+    const uint64_t tensors = LowRankProducts::TensorBytes(*options.residual, backend, options.logit_rows);
+    plan.request.fixed.push_back({"residual maps", options.residual_bytes + tensors});
+  }
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);
   RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
   ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
+  PlanGatheredRows(config, model, shape, options, &plan);
   RETURN_IF_ERROR(CheckMachine(config, model, plan.placement));
   return plan;
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 #include "device/backend.h"
@@ -14,6 +15,7 @@
 #include "model/model_file.h"
 #include "predictors/predictor.h"
 #include "runtime/config.h"
+#include "runtime/draft_choices.h"
 #include "runtime/forward.h"
 
 namespace dogstar {
@@ -43,18 +45,21 @@ struct RunPlanOptions {
   bool captures_verified = false;  // an observer reads the values of passes of logit_rows rows
   bool needs_row_norms = false;
   const Predictor* predictor = nullptr;  // whose maps count
+  uint64_t residual_bytes = 0;           // of the maps for what it leaves out
+  const LowRankMap* residual = nullptr;  // one of them
   uint64_t trace_bytes = 0;
   uint64_t text_bytes = 0;  // of a generation: what its caller keeps of it
 };
 
-// Sets what depends on the predictor, which must outlive the options.
-void AskPredictor(const Predictor& predictor, RunPlanOptions* options);
+// Sets what depends on the choices, which must outlive the options.
+void AskChoices(const DraftChoices& choices, RunPlanOptions* options);
 
 struct RunPlan {
   HarvestMode harvest = HarvestMode::kOff;  // what full passes are watched for
   PlanRequest request;
   Forward::Limits limits;
   Placement placement;
+  std::vector<int32_t> gathered_rows;  // of each layer's list (memory/gathered_rows.h); empty: lists become masks
 };
 
 // ResourceExhausted: a budget too small (with the smallest), or, without a budget, a machine without the memory.

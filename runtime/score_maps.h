@@ -1,5 +1,4 @@
-// ScoreMaps: the maps of a predictor that scores rows from the FFN's input (predictors/low_rank.h), as matrices that
-// the backend multiplies with: eight bits a weight.
+// ScoreMaps: scores of rows from the FFN's input, by the maps of a predictor that has them.
 //
 // Threads: one.
 #pragma once
@@ -11,9 +10,8 @@
 
 #include "base/status.h"
 #include "device/backend.h"
-#include "model/model_file.h"
 #include "predictors/predictor.h"
-#include "runtime/config.h"
+#include "runtime/low_rank_products.h"
 
 namespace dogstar {
 
@@ -31,25 +29,12 @@ class ScoreMaps {
   int64_t stride() const { return stride_; }
 
  private:
-  struct Map {
-    MatrixView hidden, output;
-    DeviceAddress bias = nullptr;
-  };
+  ScoreMaps() = default;
 
-  explicit ScoreMaps(Backend* backend) : backend_(backend) {}
-  absl::Status Load(const LowRankMap& map, Map* to);
-  absl::StatusOr<MatrixView> Matrix(std::span<const float> weights, int32_t rows, int32_t cols);
-
-  Backend* backend_;
+  Backend* backend_ = nullptr;
   int64_t stride_ = 0;
-  std::vector<Map> maps_;  // [layer]
-  std::unique_ptr<Tensor> hidden_, scores_;
-  std::unique_ptr<Activations> hidden_act_;
+  std::unique_ptr<LowRankProducts> products_;
   std::vector<float> host_;
 };
-
-// The predictor of a run, with the statistics that the configuration names. FailedPrecondition: statistics of another
-// model.
-absl::StatusOr<std::unique_ptr<Predictor>> MakePredictor(const Config& config, const ModelFile& model);
 
 }  // namespace dogstar

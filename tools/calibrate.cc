@@ -10,6 +10,7 @@
 #include "fmt/format.h"
 #include "memory/accountant.h"
 #include "runtime/calibration.h"
+#include "runtime/residual_targets.h"
 #include "tools/command.h"
 #include "tools/model_options.h"
 #include "tools/output.h"
@@ -24,6 +25,9 @@ struct CalibrateFlags {
   double density = 0.5;
   uint64_t seed = 1;
   bool fresh = false;
+  std::vector<std::string> residuals;
+  std::string packed;
+  int32_t attribution = 0;
 };
 
 absl::StatusOr<CalibrationOptions> OptionsOf(const CalibrateFlags& flags) {
@@ -44,6 +48,12 @@ absl::StatusOr<CalibrationOptions> OptionsOf(const CalibrateFlags& flags) {
   options.threads =
       flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   options.fresh = flags.fresh;
+  for (const std::string& text : flags.residuals) {
+    ASSIGN_OR_RETURN(ResidualKind kind, ParseResidualKind(text));
+    options.residuals.push_back(std::move(kind));
+  }
+  options.packed = flags.packed;
+  options.attribution = flags.attribution;
   return options;
 }
 
@@ -61,6 +71,22 @@ Means MeansOf(const Statistics& statistics) {
     means.likely_precision += share * layer.recall.likely_precision;
   }
   return means;
+}
+
+double MeanExplained(const Statistics& statistics, size_t residual) {
+  double sum = 0;
+  for (const LayerStatistics& layer : statistics.layers) sum += double{layer.explained[residual]};
+  return sum / static_cast<double>(std::max<size_t>(1, statistics.layers.size()));
+}
+
+nlohmann::ordered_json DescribeResiduals(const Statistics& statistics) {
+  nlohmann::ordered_json residuals = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < statistics.settings.residuals.size(); ++i) {
+    const ResidualKind& kind = statistics.settings.residuals[i];
+    residuals.push_back(
+        {{"predictor", kind.predictor}, {"density", kind.density}, {"explained", MeanExplained(statistics, i)}});
+  }
+  return residuals;
 }
 
 nlohmann::ordered_json Describe(const std::string& output, const Statistics& statistics) {
@@ -86,6 +112,8 @@ nlohmann::ordered_json Describe(const std::string& output, const Statistics& sta
           {"likely_precision", means.likely_precision},
           {"map_bytes_per_layer", LowRankBytes(settings.rank, statistics.model.dim, statistics.model.rows)},
           {"peak_rss_bytes", PeakResidentBytes()},
+          {"residuals", DescribeResiduals(statistics)},
+          {"attributed", statistics.attributed},
           {"density_grid", kDensityGrid},
           {"layers", layers}};
 }
@@ -114,6 +142,10 @@ absl::Status RunCalibrate(const CalibrateFlags& flags, bool json) {
     bar.Steps("calibrating, layers", static_cast<int>(so_far.layers.size()), so_far.model.layers);
     return !Interrupted();
   };
+  options.on_attributed = [&](int32_t tokens) {
+    bar.Steps("attributing, tokens", std::min(tokens, options.attribution), options.attribution);
+    return !Interrupted();
+  };
   absl::StatusOr<Statistics> statistics = Calibrate(flags.model, options);
   bar.Finish();
   RETURN_IF_ERROR(statistics.status());
@@ -129,6 +161,11 @@ absl::Status RunCalibrate(const CalibrateFlags& flags, bool json) {
       Printable(options.output), settings.tokens, settings.held_out, settings.density, means.recall,
       means.static_recall, FormatSize(LowRankBytes(settings.rank, statistics->model.dim, statistics->model.rows)),
       FormatSize(PeakResidentBytes()));
+  for (size_t i = 0; i < settings.residuals.size(); ++i) {
+    fmt::print("residual of {} at density {}: {:.3f} of what is left out\n", settings.residuals[i].predictor,
+               settings.residuals[i].density, MeanExplained(*statistics, i));
+  }
+  if (statistics->attributed > 0) fmt::print("{} tokens attributed\n", statistics->attributed);
   return absl::OkStatus();
 }
 
@@ -156,6 +193,15 @@ void AddCalibrateCommand(CLI::App& app, CommandContext* context) {
       ->capture_default_str();
   command->add_option("--seed", flags->seed, "of the training")->capture_default_str();
   command->add_option("-t,--threads", flags->threads, "threads (0: all)")->check(CLI::NonNegativeNumber);
+  command->add_option("--residual", flags->residuals,
+                      "learn what PREDICTOR leaves out at DENSITY (gate, gate-weighted, hot, resident), such as "
+                      "gate-weighted:0.5; may be given several times");
+  command->add_option("--packed", flags->packed, "packed form of the model: residuals of resident follow its order");
+  command
+      ->add_option("--attribution", flags->attribution,
+                   "sum attribution scores of neurons and heads over so many tokens (0: none)")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   command->add_flag("--fresh", flags->fresh, "do not go on from an unfinished calibration");
   command->add_flag("--json", context->json, "One JSON object on stdout");
   command->callback(

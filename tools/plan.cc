@@ -59,7 +59,7 @@ struct Subject {
   RunPlanOptions options;
   Ground ground;
   ForecastRequest forecast;
-  std::unique_ptr<Predictor> predictor;  // options point to it
+  DraftChoices choices;  // options point to it
 };
 
 absl::StatusOr<Subject> Open(const PlanFlags& flags) {
@@ -70,14 +70,14 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(subject.model, ModelFile::Open(config.model));
   subject.shape = ShapeOf(*subject.model);
   ASSIGN_OR_RETURN(subject.backend, NewCpuBackend({.threads = ThreadsOf(config), .precise = config.precise}));
-  ASSIGN_OR_RETURN(subject.predictor, MakePredictor(config, *subject.model));
+  ASSIGN_OR_RETURN(subject.choices, MakeDraftChoices(config, *subject.model));
   RunPlanOptions& options = subject.options;
   const bool automatic = config.corrector.mode == RunMode::kAuto;
   options.mode = !automatic ? config.corrector.mode : subject.shape.packed ? RunMode::kStrict : RunMode::kDense;
   options.context_slots =
       config.context > 0 ? config.context : std::min(kDefaultContext, subject.model->config().context_length);
   options.logit_rows = LogitRows(config, options.mode);
-  AskPredictor(*subject.predictor, &options);
+  AskChoices(subject.choices, &options);
   options.program_bytes = MeasureProgramBytes();
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));
   subject.ground = GroundOf(known, config.model);

@@ -18,6 +18,13 @@ std::string SmallFile() {
   layer.frequency = layer.persistence = layer.contribution = layer.z_rms = layer.up_rms = {1, 2};
   layer.thresholds = layer.losses = std::vector<float>(dogstar::kDensityGrid.size(), 0.5F);
   layer.map = {32, 32, 2, std::vector<float>(1024, 1.0F), std::vector<float>(64, 1.0F), {0, 1}};
+  layer.residuals = {
+      {32, 32, 32, std::vector<float>(1024, 1.0F), std::vector<float>(1024, 1.0F), std::vector<float>(32, 1.0F)}};
+  layer.explained = {0.5F};
+  layer.ffn_sums = dogstar::AttributionSums::Of(2);
+  layer.head_sums = dogstar::AttributionSums::Of(3);
+  statistics.settings.residuals = {{"gate", 0.5, 0}};
+  statistics.attributed = 1;
   statistics.layers.push_back(layer);
   statistics.stream.assign(32, 1.0F);
   const std::string path = "fuzz_statistics.seed.tmp";

@@ -9,6 +9,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/draft_choices.h"
 #include "tests/support/model_run.h"
 
 namespace dogstar {
@@ -30,6 +31,8 @@ class CalibrationTest : public testing::Test {
     options.output = folder_.Path(output);
     options.tokens = 2048;  // eight windows, one of them held out
     options.epochs = 2;
+    options.residuals = {{"gate-weighted", 0.4}, {"hot", 0.4}};
+    options.attribution = 300;
     return options;
   }
 
@@ -53,7 +56,18 @@ TEST_F(CalibrationTest, CountsWhatItSays) {
     EXPECT_GT(layer.losses[0], 0);
     for (const float share : layer.persistence) EXPECT_TRUE(share >= 0 && share <= 1);
     EXPECT_GE(layer.recall.recall, 0.4);
+    ASSERT_EQ(layer.explained.size(), 2U);
+    // Sums of squares and of sizes belong together (Cauchy and Schwarz), unit by unit.
+    for (const AttributionSums* sums : {&layer.ffn_sums, &layer.head_sums}) {
+      ASSERT_GT(sums->units, 0);
+      for (size_t unit = 0; unit < static_cast<size_t>(sums->units); ++unit) {
+        const double snip = (*sums)[AttributionSum::kSnip][unit], fisher = (*sums)[AttributionSum::kFisher][unit];
+        EXPECT_LE(std::fabs((*sums)[AttributionSum::kGxo][unit]), snip * 1.0001);
+        EXPECT_LE(snip * snip, statistics->attributed * fisher * 1.001 + 1e-12);
+      }
+    }
   }
+  EXPECT_EQ(statistics->attributed, 512) << "whole windows";
   const auto read = ReadStatistics(folder_.Path("a.stats"));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->layers.back().map.output, statistics->layers.back().map.output);
@@ -64,7 +78,8 @@ TEST_F(CalibrationTest, StopsAndThreadsChangeNothing) {
   ASSERT_TRUE(Calibrate(model_, Options("whole.stats")).ok());
   CalibrationOptions options = Options("stopped.stats");
   options.threads = 3;
-  options.on_layer = [](const Statistics&) { return false; };  // stops after every layer
+  options.on_layer = [](const Statistics&) { return false; };           // stops after every layer
+  options.on_attributed = [](int32_t tokens) { return tokens > 256; };  // and once in attribution
   std::vector<std::string> notes;
   options.note = [&](std::string_view message) { notes.emplace_back(message); };
   int stops = 0;
@@ -72,7 +87,7 @@ TEST_F(CalibrationTest, StopsAndThreadsChangeNothing) {
     ++stops;
     if (stops == (*ModelFile::Open(model_))->config().layer_count) options.on_layer = nullptr;
   }
-  EXPECT_GE(stops, 2);
+  EXPECT_EQ(stops, (*ModelFile::Open(model_))->config().layer_count + 1);
   EXPECT_THAT(notes.front(), HasSubstr("goes on after layer 1"));
   EXPECT_EQ(BytesOf(folder_.Path("stopped.stats")), BytesOf(folder_.Path("whole.stats")));
 }
@@ -103,6 +118,11 @@ TEST_F(CalibrationTest, BadInputIsNamed) {
   const std::string packed = testing_support::WriteTinyModel(folder_, QuantType::kQ4_1, false);
   options.ram.reset();
   EXPECT_THAT(std::string(Calibrate(packed, options).status().message()), HasSubstr("is packed"));
+  options.residuals = {{"resident", 0.5}};
+  EXPECT_THAT(std::string(Calibrate(model_, options).status().message()), HasSubstr("needs the packed file"));
+  const testing_support::TestFolder other;
+  options.packed = testing_support::WriteTinyModel(other, QuantType::kQ8_0, false);
+  EXPECT_THAT(std::string(Calibrate(model_, options).status().message()), HasSubstr("is no packed form of"));
 }
 
 // Strict text by statistics is the dense text, and every row is the full model.
@@ -122,7 +142,7 @@ TEST_F(CalibrationTest, RunsByStatisticsAreExact) {
   const auto dense = testing_support::RunModel(config, "A tiny model", 33);
   ASSERT_TRUE(dense.ok()) << dense.status();
   strict.corrector.period = 8;
-  for (const char* name : {"hot", "threshold", "low-rank", "gate-weighted"}) {
+  for (const char* name : {"hot", "attribution", "threshold", "low-rank", "gate-weighted"}) {
     for (const bool calibrated : {false, true}) {
       strict.draft.predictor = name;
       strict.draft.density = 0.4;
@@ -132,11 +152,48 @@ TEST_F(CalibrationTest, RunsByStatisticsAreExact) {
       EXPECT_EQ(run->result.tokens, dense->result.tokens) << name;
     }
     strict.draft.calibrated_layers = false;
+    strict.draft.head_density = 0.5;
+    const auto fewer_heads = testing_support::RunModel(strict, "A tiny model", 33);
+    ASSERT_TRUE(fewer_heads.ok()) << fewer_heads.status();
+    EXPECT_EQ(fewer_heads->result.tokens, dense->result.tokens) << name;
+    strict.draft.head_density = 1;
     strict.draft.density = 1;
     const auto whole = testing_support::RunModel(strict, "A tiny model", 33);
     ASSERT_TRUE(whole.ok()) << whole.status();
     EXPECT_EQ(whole->result.accepted_mean(), 8) << name;
   }
+}
+
+// What is left out is guessed where the statistics have a map for the predictor at that density, and only there.
+TEST_F(CalibrationTest, ResidualsAreUsedWhereTheyFit) {
+  CalibrationOptions options = Options("a.stats");
+  Config config;
+  config.corrector.mode = RunMode::kSparse;
+  config.model = model_;
+  config.model = ChooseModel(config, {}).value().path;
+  options.packed = config.model;
+  options.residuals.push_back({"resident", 0.5});
+  ASSERT_TRUE(Calibrate(model_, options).ok());
+  config.draft.statistics = folder_.Path("a.stats");
+  const auto model = ModelFile::Open(config.model).value();
+  const auto density_of = [&](const char* predictor, double density) {
+    config.draft.predictor = predictor;
+    const DraftChoices choices = MakeDraftChoices(config, *model).value();
+    const Residual* found = FindResidual(choices, density);
+    return found == nullptr ? -1.0 : found->density;
+  };
+  EXPECT_EQ(density_of("hot", 0.4), 0.4);
+  EXPECT_EQ(density_of("hot", 0.44), 0.4);
+  EXPECT_EQ(density_of("hot", 0.5), -1);
+  EXPECT_EQ(density_of("gate", 0.4), -1);
+  EXPECT_EQ(density_of("resident", 0.5), 0.5);
+  config.draft.predictor = "resident";
+  config.draft.density = 0.5;
+  const auto with = testing_support::RunModel(config, "A tiny model", 24);
+  config.draft.residual = false;
+  const auto without = testing_support::RunModel(config, "A tiny model", 24);
+  ASSERT_TRUE(with.ok() && without.ok()) << with.status() << without.status();
+  EXPECT_NE(with->result.tokens, without->result.tokens);
 }
 
 TEST_F(CalibrationTest, AnotherModelsStatisticsAreRefused) {

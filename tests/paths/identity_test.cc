@@ -71,6 +71,14 @@ std::vector<Variant> Choices(uint64_t budget) {
                         c->draft.predictor = "griffin", c->draft.density = 0.3, c->draft.prior = 16;
                         Strict(c, 6, false);
                       }});
+  for (const bool gather : {false, true}) {
+    variants.push_back(
+        {fmt::format("strict, griffin at 0.4{}, half of the heads", gather ? ", gathered" : ""), [=](Config* c) {
+           c->draft.predictor = "griffin", c->draft.density = 0.4, c->draft.gather = gather;
+           c->draft.head_density = 0.5;
+           Strict(c, 6, false);
+         }});
+  }
   variants.push_back({"strict, gate-weighted by layer", [=](Config* c) {
                         c->draft.predictor = "gate-weighted", c->draft.layer_densities = {0.9, 0.2, 0.5, 0};
                         Strict(c, 6, false);
