@@ -4,10 +4,15 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/units.h"
 #include "fmt/format.h"
+#include "model/model_file.h"
 #include "model/packed_file.h"
+#include "predictors/statistics.h"
+#include "runtime/calibration.h"
 #include "runtime/importance.h"
 #include "tools/command.h"
 #include "tools/output.h"
@@ -20,14 +25,31 @@ struct PackFlags {
   std::string model;
   std::string output;
   std::string order = "hot";
+  std::string statistics;
   int32_t page_rows = 0;
   int32_t run_rows = 8;
   int threads = 0;
 };
 
+// How often a row was important along the calibration texts.
+absl::StatusOr<ImportanceFn> ImportanceOf(const PackFlags& flags) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
+  ASSIGN_OR_RETURN(const ModelIdentity identity, IdentityOf(*model));
+  ASSIGN_OR_RETURN(Statistics statistics, ReadStatistics(flags.statistics));
+  RETURN_IF_ERROR(CheckStatistics(statistics, identity, flags.statistics));
+  auto layers = std::make_shared<std::vector<LayerStatistics>>(std::move(statistics.layers));
+  return ImportanceFn([layers](LayerIndex layer, const LayerMatrices&) -> absl::StatusOr<std::vector<float>> {
+    return (*layers)[static_cast<size_t>(ToInt(layer))].frequency;
+  });
+}
+
 absl::StatusOr<PackOptions> OptionsOf(const PackFlags& flags) {
   PackOptions options{.page_rows = flags.page_rows, .run_rows = flags.run_rows};
   if (flags.order == "original") return options;
+  if (!flags.statistics.empty()) {
+    ASSIGN_OR_RETURN(options.importance, ImportanceOf(flags));
+    return options;
+  }
   const int processors = static_cast<int>(std::thread::hardware_concurrency());
   ASSIGN_OR_RETURN(options.importance,
                    NewImportancePass(flags.model, flags.threads > 0 ? flags.threads : std::max(processors, 1)));
@@ -86,6 +108,8 @@ void AddPackCommand(CLI::App& app, CommandContext* context) {
   command->add_option("--order", flags->order, "hot: by the importance of rows for a short bundled text")
       ->check(CLI::IsMember({"hot", "original"}))
       ->capture_default_str();
+  command->add_option("--statistics", flags->statistics,
+                      "hot: by how often rows were important to the texts of dogstar calibrate instead; its file");
   command->add_option("--page-rows", flags->page_rows, "Rows of a page, a multiple of 32 (0: a page of about 64 KiB)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

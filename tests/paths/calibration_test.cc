@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/draft_choices.h"
+#include "tests/support/child.h"
 #include "tests/support/model_run.h"
 
 namespace dogstar {
@@ -194,6 +195,34 @@ TEST_F(CalibrationTest, ResidualsAreUsedWhereTheyFit) {
   const auto without = testing_support::RunModel(config, "A tiny model", 24);
   ASSERT_TRUE(with.ok() && without.ok()) << with.status() << without.status();
   EXPECT_NE(with->result.tokens, without->result.tokens);
+}
+
+// pack --statistics puts the rows first that calibration found important most often, run by run.
+TEST_F(CalibrationTest, PackFollowsTheStatistics) {
+  const auto statistics = Calibrate(model_, Options("a.stats")).value();
+  const std::string packed = folder_.Path("ordered.dog.gguf");
+  const testing_support::ChildOutput output = testing_support::RunChild(
+      DOGSTAR_PROGRAM, {"pack", model_, "-o", packed, "--statistics", folder_.Path("a.stats")});
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  const auto model = ModelFile::Open(packed).value();
+  for (size_t i = 0; i < statistics.layers.size(); ++i) {
+    const std::vector<NeuronIndex>& order = model->packed()->layers()[i].row_order;
+    const auto mean = [&](size_t first) {
+      double sum = 0;
+      for (size_t row = first; row < first + order.size() / 4; ++row) {
+        sum += double{statistics.layers[i].frequency[static_cast<size_t>(ToInt(order[row]))]};
+      }
+      return sum;
+    };
+    EXPECT_GT(mean(0), mean(order.size() / 4) + 1);
+    EXPECT_GT(mean(order.size() / 2), mean(order.size() * 3 / 4) + 1);
+  }
+  const testing_support::TestFolder other;
+  const testing_support::ChildOutput refused = testing_support::RunChild(
+      DOGSTAR_PROGRAM, {"pack", testing_support::WriteTinyModel(other, QuantType::kQ8_0, true), "-o", packed,
+                        "--statistics", folder_.Path("a.stats")});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("belongs to another model"));
 }
 
 TEST_F(CalibrationTest, AnotherModelsStatisticsAreRefused) {

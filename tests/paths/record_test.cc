@@ -43,8 +43,11 @@ class RecordTest : public testing::Test {
   PageCache::Stats Record(const std::string& path) {
     const auto model = ModelFile::Open(config_.model).value();
     const auto recorder = AccessRecorder::Create(path).value();
-    Engine::Options options{
-        .mode = RunMode::kStrict, .context_slots = 128, .accesses = recorder.get(), .logit_rows = 4};
+    Engine::Options options{.mode = RunMode::kStrict,
+                            .context_slots = 128,
+                            .accesses = recorder.get(),
+                            .logit_rows = 4,
+                            .program_bytes = testing_support::kProgramBytes};
     const auto engine = Engine::Create(config_, model.get(), options, {}).value();
     Generator generator(engine.get());
     for (const char* text : {"A first text.", "Another one, which is longer than the first."}) {

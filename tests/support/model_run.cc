@@ -8,8 +8,6 @@
 namespace dogstar::testing_support {
 namespace {
 
-constexpr uint64_t kProgramBytes = 8 << 20;  // a test program's own memory says nothing about a run's
-
 std::string Environment(const char* name) {
   const char* value = std::getenv(name);
   return value != nullptr ? value : "";

@@ -34,6 +34,9 @@ inline constexpr char kNoGemmaModel[] = "DOGSTAR_GEMMA3 is not set: it names gem
 // A tiny random model, packed unless `plain`.
 std::string WriteTinyModel(const TestFolder& folder, QuantType type, bool plain);
 
+// What runs count for the program: a test program's own memory, which grows as it goes, says nothing about a run's.
+inline constexpr uint64_t kProgramBytes = 8 << 20;
+
 // An opened model with an engine on it.
 struct OpenedModel {
   std::unique_ptr<ModelFile> model;
