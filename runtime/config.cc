@@ -8,6 +8,7 @@
 #include <sstream>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/units.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -428,7 +429,10 @@ absl::Status At(std::string_view file, const YAML::Mark& mark, std::string_view 
   return absl::InvalidArgumentError(fmt::format("{}:{}: {}", file, mark.line + 1, message));
 }
 
-absl::Status ReadNode(const YAML::Node& node, const std::string& prefix, std::string_view file, Config* config) {
+// set(key, value) for every setting.
+using SetFn = absl::FunctionRef<absl::Status(const std::string& key, const std::string& value)>;
+
+absl::Status ReadNode(const YAML::Node& node, const std::string& prefix, std::string_view file, SetFn set) {
   std::vector<std::string> seen;
   for (const auto& entry : node) {
     if (!entry.first.IsScalar()) return At(file, entry.first.Mark(), "a key must be a plain word");
@@ -439,15 +443,28 @@ absl::Status ReadNode(const YAML::Node& node, const std::string& prefix, std::st
     }
     seen.push_back(name);
     if (entry.second.IsMap()) {
-      RETURN_IF_ERROR(ReadNode(entry.second, key, file, config));
+      RETURN_IF_ERROR(ReadNode(entry.second, key, file, set));
     } else if (entry.second.IsScalar()) {
-      const absl::Status status = SetConfigKey(key, entry.second.Scalar(), config);
+      const absl::Status status = set(key, entry.second.Scalar());
       if (!status.ok()) return At(file, entry.second.Mark(), std::string(status.message()));
     } else {
       return At(file, entry.first.Mark(), fmt::format("{} needs one value", key));
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status ReadYaml(std::string_view text, std::string_view file, SetFn set) {
+  // yaml-cpp reports errors by exception; none leaves this function.
+  try {
+    const YAML::Node root = YAML::Load(std::string(text));
+    if (root.IsNull()) return absl::OkStatus();
+    if (!root.IsMap())
+      return At(file, root.Mark(), "the file must be a list of keys, such as \"budget: {ram: 64MiB}\"");
+    return ReadNode(root, "", file, set);
+  } catch (const YAML::Exception& error) {
+    return At(file, error.mark, error.msg);
+  }
 }
 
 }  // namespace
@@ -475,16 +492,18 @@ absl::Status SetConfigFromAssignment(std::string_view assignment, Config* config
 }
 
 absl::Status ReadYamlConfig(std::string_view text, std::string_view file, Config* config) {
-  // yaml-cpp reports errors by exception; none leaves this function.
-  try {
-    const YAML::Node root = YAML::Load(std::string(text));
-    if (root.IsNull()) return absl::OkStatus();
-    if (!root.IsMap())
-      return At(file, root.Mark(), "the file must be a list of keys, such as \"budget: {ram: 64MiB}\"");
-    return ReadNode(root, "", file, config);
-  } catch (const YAML::Exception& error) {
-    return At(file, error.mark, error.msg);
-  }
+  return ReadYaml(text, file,
+                  [&](const std::string& key, const std::string& value) { return SetConfigKey(key, value, config); });
+}
+
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ListYamlSettings(std::string_view text,
+                                                                                  std::string_view file) {
+  std::vector<std::pair<std::string, std::string>> settings;
+  RETURN_IF_ERROR(ReadYaml(text, file, [&](const std::string& key, const std::string& value) {
+    settings.emplace_back(key, value);
+    return absl::OkStatus();
+  }));
+  return settings;
 }
 
 absl::Status ReadYamlConfigFile(const std::string& path, Config* config) {

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -100,6 +101,9 @@ absl::Status SetConfigKey(std::string_view key, std::string_view value, Config* 
 absl::Status SetConfigFromAssignment(std::string_view assignment, Config* config);
 // YAML text; `file` is for messages, which name file, line, key and what is allowed.
 absl::Status ReadYamlConfig(std::string_view text, std::string_view file, Config* config);
+// Its keys and values, in order, unchecked.
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ListYamlSettings(std::string_view text,
+                                                                                  std::string_view file);
 absl::Status ReadYamlConfigFile(const std::string& path, Config* config);
 // "DOGSTAR_CORRECTOR_PERIOD" for "corrector.period".
 std::string EnvironmentName(std::string_view key);

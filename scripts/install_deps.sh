@@ -9,7 +9,7 @@ set -euo pipefail
 # A library is there when its package is; a tool also when the command is found (it may come from elsewhere).
 libraries=(
   liburing-dev libedit-dev libabsl-dev libfmt-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libxxhash-dev
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libgtest-dev libgmock-dev libbenchmark-dev libjs-chart.js
 )
 tools=(
   "cmake cmake" "ninja-build ninja" "g++ g++" "pkg-config pkg-config" "ccache ccache" "clang-format clang-format"

@@ -25,6 +25,7 @@ struct BenchFlags {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
   std::vector<std::string> sweeps;
   std::string state = "warm", output = "table";
+  std::string record;
   int32_t prompt_tokens = 128, new_tokens = 64, repetitions = 5, assumed_tokens = 0;
 };
 
@@ -237,12 +238,16 @@ void Print(const BenchFlags& flags, bool json, const Config& config, const Machi
   if (json || flags.output == "json") {
     nlohmann::ordered_json out = {{"model", config.model},
                                   {"machine", machine},
+                                  {"settings", GivenSettings(*flags.model)},
                                   {"prompt_tokens", flags.prompt_tokens},
                                   {"new_tokens", flags.new_tokens},
                                   {"repetitions", flags.repetitions}};
     out["measured_disk_bytes_per_second"] = disk > 0 ? nlohmann::ordered_json(disk) : nullptr;
     out["measured_memory_bytes_per_second"] =
         rates.memory_bytes_per_second > 0 ? nlohmann::ordered_json(rates.memory_bytes_per_second) : nullptr;
+    std::error_code error;
+    const uint64_t model_bytes = std::filesystem::file_size(config.model, error);
+    if (!error) out["model_bytes"] = model_bytes;
     for (const Line& line : lines) out["results"].push_back(JsonOf(line));
     PrintJson(out);
     return;
@@ -280,8 +285,16 @@ absl::Status RunBenchCommand(const BenchFlags& flags, bool json) {
   if (flags.assumed_tokens > 0 && std::ranges::none_of(configs, may_judge)) {
     return NothingToAssumeIn(configs[0].corrector.mode);
   }
+  if (!flags.record.empty() && (settings.size() > 1 || settings[0].state == BenchState::kCold)) {
+    return absl::InvalidArgumentError(
+        fmt::format("--record {}: a trace is of one setting and one engine: no sweep, --state warm", flags.record));
+  }
   Progress bar;
   const Hooks hooks = MakeHooks(&bar);
+  std::unique_ptr<AccessRecorder> accesses;
+  if (!flags.record.empty()) {
+    ASSIGN_OR_RETURN(accesses, AccessRecorder::Create(flags.record));
+  }
   ASSIGN_OR_RETURN(const MachineRates rates, KnownRates(base, hooks.note));
   CatchInterrupt();
   int total = 0, done = 0;
@@ -296,8 +309,8 @@ absl::Status RunBenchCommand(const BenchFlags& flags, bool json) {
   };
   std::vector<Line> lines;
   for (size_t i = 0; i < settings.size(); ++i) {
-    const BenchOptions options{flags.prompt_tokens, flags.new_tokens, flags.repetitions, settings[i].state,
-                               flags.assumed_tokens};
+    const BenchOptions options{flags.prompt_tokens, flags.new_tokens,     flags.repetitions,
+                               settings[i].state,   flags.assumed_tokens, accesses.get()};
     absl::StatusOr<BenchResult> result = RunBench(configs[i], options, rates, hooks, on_run);
     if (absl::IsCancelled(result.status()) && !lines.empty()) {  // what was measured is shown
       hooks.note(fmt::format("interrupted: {} of {} settings were measured", lines.size(), settings.size()));
@@ -318,7 +331,7 @@ absl::Status RunBenchCommand(const BenchFlags& flags, bool json) {
                            lines[0].result.mode));
   }
   Print(flags, json, base, rates, lines);
-  return absl::OkStatus();
+  return accesses != nullptr ? FinishRecord(accesses.get(), flags.record, hooks) : absl::OkStatus();
 }
 
 }  // namespace
@@ -344,6 +357,8 @@ void AddBenchCommand(CLI::App& app, CommandContext* context) {
           "so many tokens stand in every cycle, whatever the drafts say: times models whose text means nothing; "
           "lines of other modes are measured as ever")
       ->check(CLI::Range(1, 1024));
+  bench->add_option("--record", flags->record,
+                    "of one setting: write the requests that the overlay's policy sees, for dogstar simulate");
   bench->add_option("-o,--output", flags->output, "how to print")
       ->check(CLI::IsMember({"table", "markdown", "csv", "json"}));
   bench->add_flag("--json", context->json, "one JSON object on standard output");

@@ -24,6 +24,7 @@ struct BenchOptions {
   int32_t repetitions = 5;
   BenchState state = BenchState::kWarm;
   int32_t assumed_tokens = 0;  // CorrectorOptions::assumed_tokens, where drafts are judged; 0: they are judged truly
+  AccessRecorder* accesses = nullptr;  // hears of every run's passes and requests; may be null
 };
 
 struct Spread {

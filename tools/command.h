@@ -25,6 +25,8 @@ void AddPlanCommand(CLI::App& app, CommandContext* context);
 void AddProbeCommand(CLI::App& app, CommandContext* context);
 void AddSimulateCommand(CLI::App& app, CommandContext* context);
 void AddBenchCommand(CLI::App& app, CommandContext* context);
+void AddReportCommand(CLI::App& app, CommandContext* context);
 void AddRunCommand(CLI::App& app, CommandContext* context);
+void AddTuneCommand(CLI::App& app, CommandContext* context);
 
 }  // namespace dogstar

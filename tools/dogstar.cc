@@ -34,6 +34,8 @@ int main(int argc, char** argv) {
   dogstar::AddProbeCommand(app, &context);
   dogstar::AddSimulateCommand(app, &context);
   dogstar::AddBenchCommand(app, &context);
+  dogstar::AddTuneCommand(app, &context);
+  dogstar::AddReportCommand(app, &context);
   dogstar::AddConfigCommand(app, &context);
   dogstar::AddInspectCommand(app, &context);
   dogstar::AddTokenizeCommand(app, &context);

@@ -4,17 +4,16 @@
 #include <array>
 #include <fstream>
 #include <memory>
-#include <sstream>
 
 #include "fmt/format.h"
 #include "fmt/ranges.h"
-#include "model/chat_template.h"
 #include "nlohmann/json.hpp"
 #include "predictors/density.h"
 #include "runtime/generator.h"
 #include "runtime/sparsity_eval.h"
 #include "tools/model_options.h"
 #include "tools/output.h"
+#include "tools/prompts.h"
 
 namespace dogstar {
 namespace {
@@ -35,40 +34,6 @@ struct Cell {
   std::vector<double> layer_densities;  // empty: the same everywhere
   SparsityResult result;
 };
-
-// A line of a prompts file.
-absl::StatusOr<std::string> PromptOf(const std::string& line, const std::string& file, int number) {
-  if (!line.starts_with('{')) return line;
-  const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
-  for (const char* key : {"prompt", "question"}) {
-    if (json.is_object() && json.contains(key) && json[key].is_string()) return json[key].get<std::string>();
-  }
-  return absl::InvalidArgumentError(
-      fmt::format("{}:{}: neither plain text nor a JSON object with \"prompt\" or \"question\"", file, number));
-}
-
-absl::StatusOr<std::vector<TokenId>> Encode(const Tokenizer& tokenizer, const std::string& text, bool chat) {
-  if (!chat) return tokenizer.Encode(text, {});
-  ASSIGN_OR_RETURN(const ChatTemplate form, ChatTemplate::Recognise(tokenizer.chat_template()));
-  const std::vector<ChatMessage> messages = {{"user", text}};
-  return form.Render(messages).Encode(tokenizer);
-}
-
-absl::StatusOr<std::vector<std::vector<TokenId>>> ReadPrompts(const SparsityArguments& arguments,
-                                                              const Tokenizer& tokenizer) {
-  std::vector<std::vector<TokenId>> prompts;
-  if (arguments.prompts_file.empty()) return prompts;
-  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(arguments.prompts_file));
-  std::istringstream lines(text);
-  std::string line;
-  for (int number = 1; std::getline(lines, line) && std::ssize(prompts) < arguments.prompts; ++number) {
-    if (line.empty()) continue;
-    ASSIGN_OR_RETURN(const std::string prompt, PromptOf(line, arguments.prompts_file, number));
-    ASSIGN_OR_RETURN(prompts.emplace_back(), Encode(tokenizer, prompt, arguments.chat));
-    if (prompts.back().empty()) prompts.pop_back();
-  }
-  return prompts;
-}
 
 // Everything resident, drafts of period 16 as published.
 Config CellConfig(Config config, const Cell& cell) {
@@ -153,7 +118,10 @@ class SparsityTask {
                                                     arguments_.text_file, texts_.scored.size(),
                                                     arguments_.prompt_tokens));
     }
-    ASSIGN_OR_RETURN(texts_.prompts, ReadPrompts(arguments_, tokenizer));
+    if (!arguments_.prompts_file.empty()) {
+      ASSIGN_OR_RETURN(texts_.prompts,
+                       ReadPrompts(arguments_.prompts_file, tokenizer, arguments_.chat, arguments_.prompts));
+    }
     texts_.new_tokens = arguments_.new_tokens;
     ASSIGN_OR_RETURN(const std::unique_ptr<Engine> dense, MakeEngine({"resident", -1, {}, {}}));
     return ContinueDense(dense.get(), &texts_);

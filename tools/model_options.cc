@@ -114,6 +114,13 @@ int32_t LogitRows(const Config& config, RunMode mode) {
   return JudgesDrafts(mode) ? std::max(1, config.corrector.period) : 1;
 }
 
+std::vector<std::string> GivenSettings(const ModelArguments& arguments) {
+  std::vector<std::string> settings;
+  if (!arguments.config_file.empty()) settings.push_back("--config " + arguments.config_file);
+  settings.insert(settings.end(), arguments.assignments.begin(), arguments.assignments.end());
+  return settings;
+}
+
 absl::Status NothingToAssumeIn(RunMode mode) {
   return absl::InvalidArgumentError(fmt::format(
       "--assume-accepted needs drafts that are judged: --mode strict or sirius, this is {}", RunModeName(mode)));

@@ -30,6 +30,8 @@ void AddModelOptions(CLI::App* command, std::shared_ptr<ModelArguments> argument
 void AddSamplingOptions(CLI::App* command, std::shared_ptr<ModelArguments> arguments);
 // defaults < file < environment < command line
 absl::StatusOr<Config> ReadConfig(const ModelArguments& arguments);
+// What was given beside the defaults, a line each: the file's name, then assignments of the command line.
+std::vector<std::string> GivenSettings(const ModelArguments& arguments);
 
 // Logits rows that a pass must be able to give.
 int32_t LogitRows(const Config& config, RunMode mode);

@@ -1,0 +1,23 @@
+# cmake -DOUTPUT=file.cc -DHEADER=path.h "-DTEXTS=name=file|name=file" -P embed.cmake
+# Writes C++ that defines each name, a std::string_view of namespace dogstar, as the bytes of its file.
+set(source "#include \"${HEADER}\"\n\n#include <string_view>\n\nnamespace dogstar {\n")
+string(REPLACE "|" ";" TEXTS "${TEXTS}")
+foreach(text IN LISTS TEXTS)
+  string(REGEX MATCH "^([^=]+)=(.+)$" matched "${text}")
+  set(name "${CMAKE_MATCH_1}")
+  file(READ "${CMAKE_MATCH_2}" hex HEX)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "\\\\x\\1" hex "${hex}")
+  # Pieces that no compiler finds too long for one literal.
+  string(LENGTH "${hex}" length)
+  set(literal "")
+  set(at 0)
+  while(at LESS length)
+    string(SUBSTRING "${hex}" ${at} 4000 piece)
+    string(APPEND literal "\n    \"${piece}\"")
+    math(EXPR at "${at} + 4000")
+  endwhile()
+  math(EXPR bytes "${length} / 4")
+  string(APPEND source "const std::string_view ${name}(${literal},\n    ${bytes});\n")
+endforeach()
+string(APPEND source "}  // namespace dogstar\n")
+file(WRITE "${OUTPUT}" "${source}")
