@@ -30,7 +30,7 @@ constexpr int32_t kPromptTokens = 48;  // of a prompt cut out of the texts that 
 struct TuneFlags {
   std::shared_ptr<ModelArguments> model = std::make_shared<ModelArguments>();
   std::string prompts, output = "tuned.yaml";
-  bool chat = false;
+  bool chat = false, pages = false;
   int32_t prompt_count = 6, new_tokens = 64, rounds = 2;
   double least_gain = 0.03;
 };
@@ -209,6 +209,11 @@ absl::Status RunTune(const TuneFlags& flags, bool json) {
   options.chooses_mode = base.corrector.mode == RunMode::kAuto;
   {
     ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(base.model));
+    if (flags.pages && model->packed() != nullptr) {
+      return absl::InvalidArgumentError(
+          fmt::format("--pages: {} is packed; give the GGUF it was made from", base.model));
+    }
+    if (flags.pages) options.pages_prefix = flags.output;
     ASSIGN_OR_RETURN(std::vector<std::vector<TokenId>> prompts, PromptsOf(flags, model->tokenizer()));
     RETURN_IF_ERROR(Divide(std::move(prompts), flags, &options));
   }
@@ -263,6 +268,8 @@ void AddTuneCommand(CLI::App& app, CommandContext* context) {
   command->add_option("-o,--output", flags->output, "YAML file to write")->capture_default_str();
   command->add_option("--prompts", flags->prompts, "a prompt a line; default: starts of the texts of calibrate");
   command->add_flag("--chat", flags->chat, "prompts are messages in the model's chat format");
+  command->add_flag("--pages", flags->pages,
+                    "try pages of other sizes too: packs the model anew beside the output, what loses is removed");
   command->add_option("--prompt-count", flags->prompt_count, "prompts, a third of them held out")
       ->check(CLI::Range(2, 1000))
       ->capture_default_str();

@@ -7,10 +7,13 @@
 #include <optional>
 #include <thread>
 
+#include "base/panel.h"
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
 #include "memory/access_trace.h"
+#include "model/packed_file.h"
 #include "runtime/generator.h"
+#include "runtime/importance.h"
 #include "runtime/overlay_replay.h"
 #include "runtime/run_plan.h"
 #include "tools/model_options.h"
@@ -63,12 +66,17 @@ class Search {
   // Rounds of both, the order turned each time; after the first prompt a hopeless change ends.
   absl::StatusOr<double> Compare(const Config& before, const Config& after,
                                  std::span<const std::vector<TokenId>> prompts, Trial* trial);
-  // Why the planner would not run it; empty: it would.
-  absl::StatusOr<std::string> PlannerRefuses(const Config& config, const Change& change) const;
+  // What the planner makes of it.
+  struct Judgement {
+    std::string refusal;  // why it would not run it; empty: it would
+    double resident_density = 0;
+  };
+  absl::StatusOr<Judgement> AskPlanner(const Config& config, const Change& change) const;
   absl::Status Try(const Change& change);
   absl::Status TryModes();
   absl::Status TryRows();
   absl::Status TryPolicies();
+  absl::Status TryPages();
   absl::Status TryOthers();
   absl::Status HoldOut();
   RunMode mode() const { return ChooseModel(best_, {}).value_or(ModelChoice{}).mode; }
@@ -142,14 +150,15 @@ absl::StatusOr<double> Search::Compare(const Config& before, const Config& after
   return std::exp(logs / pairs);
 }
 
-absl::StatusOr<std::string> Search::PlannerRefuses(const Config& config, const Change& change) const {
+absl::StatusOr<Search::Judgement> Search::AskPlanner(const Config& config, const Change& change) const {
+  const auto refused = [](const absl::Status& status) { return Judgement{std::string(status.message())}; };
   const absl::StatusOr<ModelChoice> choice = ChooseModel(config, {});
-  if (!choice.ok()) return std::string(choice.status().message());
+  if (!choice.ok()) return refused(choice.status());
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(choice->path));
   ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
                    NewCpuBackend({.threads = ThreadsOf(config), .precise = config.precise}));
   const absl::StatusOr<DraftChoices> choices = MakeDraftChoices(config, *model);
-  if (!choices.ok()) return std::string(choices.status().message());
+  if (!choices.ok()) return refused(choices.status());
   RunPlanOptions options;
   options.mode = choice->mode;
   options.context_slots = std::max(config.context, 2 * options_.new_tokens);
@@ -157,21 +166,22 @@ absl::StatusOr<std::string> Search::PlannerRefuses(const Config& config, const C
   AskChoices(*choices, &options);
   options.program_bytes = MeasureProgramBytes();
   const absl::StatusOr<RunPlan> plan = PlanRun(config, *model, *backend, options, {});
-  if (!plan.ok()) return std::string(plan.status().message());
+  if (!plan.ok()) return refused(plan.status());
   const auto about_drafts = [](const Assignment& setting) {
     return setting.first.starts_with("draft.") && setting.first != "draft.lookup";
   };
   if (!plan->placement.drafts_need_no_disk && std::ranges::any_of(change.settings, about_drafts)) {
-    return "planner: this budget holds no sparse model to draft with";
+    return Judgement{"planner: this budget holds no sparse model to draft with"};
   }
-  return "";
+  return Judgement{"", plan->placement.resident_density};
 }
 
 absl::Status Search::Try(const Change& change) {
   if (!on_trial_(change.Name())) return absl::CancelledError("interrupted");
   Trial trial{.change = change};
   ASSIGN_OR_RETURN(const Config after, With(best_, change.settings));
-  ASSIGN_OR_RETURN(trial.reason, PlannerRefuses(after, change));
+  ASSIGN_OR_RETURN(const Judgement judgement, AskPlanner(after, change));
+  trial.reason = judgement.refusal;
   if (trial.reason.empty()) {
     trial.ran = true;
     ASSIGN_OR_RETURN(trial.gain, Compare(best_, after, options_.prompts, &trial));
@@ -205,7 +215,34 @@ absl::Status Search::TryRows() {
     changes.push_back({{{"draft.predictor", "low-rank"}, {"draft.density", "0.5"}}});
     changes.push_back({{{"draft.predictor", "gate-weighted"}, {"draft.density", "0.5"}}});
   }
+  // Fewer rows than are resident: cheaper drafts, fewer of them accepted.
+  ASSIGN_OR_RETURN(const Judgement now, AskPlanner(best_, {}));
+  for (const double share : {0.75, 0.5}) {
+    changes.push_back({{{"draft.density", fmt::format("{:.2f}", share * now.resident_density)}}});
+  }
   for (const Change& change : changes) RETURN_IF_ERROR(Try(change));
+  return absl::OkStatus();
+}
+
+// Pages of half and twice the rows: smaller ones choose rows more finely, larger ones are read in longer pieces.
+absl::Status Search::TryPages() {
+  if (options_.pages_prefix.empty() || !NeedsPacked(mode())) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const ModelChoice choice, ChooseModel(best_, hooks_));
+  int32_t rows = 0;
+  {
+    ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> packed, ModelFile::Open(choice.path));
+    rows = packed->packed()->layers()[0].layout.page_rows;
+  }
+  for (const int32_t other : {rows / 2 / kQuantBlock * kQuantBlock, rows * 2}) {
+    if (other < kQuantBlock) continue;
+    const std::string path = fmt::format("{}.{}.dog.gguf", options_.pages_prefix, other);
+    PackOptions pack{.page_rows = other};
+    ASSIGN_OR_RETURN(pack.importance, NewImportancePass(base_.model, ThreadsOf(base_)));
+    RETURN_IF_ERROR(PackModel(base_.model, path, pack));
+    const absl::Status tried = Try({{{"model", path}}});
+    if (!tried.ok() || !result_.trials.back().kept) std::filesystem::remove(path);
+    RETURN_IF_ERROR(tried);
+  }
   return absl::OkStatus();
 }
 
@@ -274,6 +311,7 @@ absl::StatusOr<TuneResult> Search::Run() {
   CHECK(!options_.prompts.empty() && !options_.held_out.empty());
   best_ = base_;
   RETURN_IF_ERROR(TryModes());
+  RETURN_IF_ERROR(TryPages());
   RETURN_IF_ERROR(TryRows());
   RETURN_IF_ERROR(TryPolicies());
   RETURN_IF_ERROR(TryOthers());

@@ -35,6 +35,9 @@ struct TuneOptions {
   double least_gain = 0.03;
   bool chooses_mode = false;  // the mode is open
   std::string scratch;        // folder for a recorded run
+  // Packed forms with pages of other sizes are made as PAGES_PREFIX.ROWS.dog.gguf; those that do not win are removed.
+  // Empty: the page size stays. Needs a plain model.
+  std::string pages_prefix;
 };
 
 struct Trial {

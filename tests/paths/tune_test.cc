@@ -61,6 +61,20 @@ TEST_F(TuneTest, WritesSettingsThatRunAndSaysWhatTheyRestOn) {
   EXPECT_EQ(Program({"run", model_, "--config", yaml, "-p", "hello", "-n", "2"}).exit_code, 0);
 }
 
+// Of the packed forms that were made only one that won stays.
+TEST_F(TuneTest, PagesThatLoseAreRemoved) {
+  const std::string plain = testing_support::WriteTinyModel(folder_, QuantType::kQ4_1, true);
+  const std::string yaml = folder_.Path("pages.yaml");
+  const ChildOutput output = Program({"tune", plain, "--mode", "strict", "-n", "4", "--rounds", "1", "--prompt-count",
+                                      "2", "--pages", "--least-gain", "10", "-o", yaml, "--json"});
+  ASSERT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_THAT(output.out, HasSubstr("model=" + yaml));
+  for (const int rows : {32, 64, 128, 256, 512, 1024}) {
+    EXPECT_TRUE(TextOf("pages.yaml." + std::to_string(rows) + ".dog.gguf").empty()) << rows;
+  }
+  EXPECT_EQ(Program({"tune", model_, "--pages"}).exit_code, 1) << "a packed model has no other pages";
+}
+
 TEST_F(TuneTest, SettingsThatChangeTheTextAreRefused) {
   const ChildOutput output = Program({"tune", model_, "--mode", "sparse"});
   EXPECT_EQ(output.exit_code, 1);
