@@ -309,8 +309,8 @@ void SetChunks(const ModelShape& model, Placement* placement) {
   SetChunkRows(model.head, range_bytes, &placement->head);
 }
 
-bool DraftsNeedNoDisk(const ModelShape& model, const Placement& placement) {
-  if (!model.packed || placement.head.resident_rows != model.head.rows) return false;
+bool DraftsNeedNoDisk(const ModelShape& model, const PlanRequest& request, const Placement& placement) {
+  if (!model.packed || (!request.head_last && placement.head.resident_rows != model.head.rows)) return false;
   for (size_t i = 0; i < model.layers.size(); ++i) {
     LayerPlacement place = placement.layers[i];
     for (const auto& [matrix, where] : AttentionParts(model.layers[i], &place)) {
@@ -348,17 +348,18 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   const uint64_t available = for_weights - ring.total();
   Filler filler(model, available);
   filler.Attention();
-  filler.Head();
+  if (!request.head_last) filler.Head();
   if (model.packed) {
     filler.PackedFfn(request.overlay_share);
   } else {
     filler.PlainFfn();
   }
+  if (request.head_last) filler.Head();
   Placement placement = filler.Take();
   placement.planned_bytes = fixed + ring.total() + (available - filler.left());
   placement.range_bytes = ring.range_bytes;
   placement.ring_bytes = ring.bytes;
-  placement.drafts_need_no_disk = DraftsNeedNoDisk(model, placement);
+  placement.drafts_need_no_disk = DraftsNeedNoDisk(model, request, placement);
   SetChunks(model, &placement);
   std::vector<PlanLine> lines;
   for (const FixedCost& cost : request.fixed) {

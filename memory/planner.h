@@ -3,7 +3,8 @@
 //
 // The order of value (a full pass waits for the bytes that are missing, and reads every byte once):
 //   1. what every pass needs at once: program, KV cache, activations, norms, down-scale tables, the ring
-//   2. attention matrices and the head: drafts read them too, so a byte of them saves I/O in every step
+//   2. attention matrices and the head: drafts read them too, so a byte of them saves I/O in every step (where drafts
+//      have a head of their own, the model's is worth what a page is, and comes last)
 //   3. FFN rows, the same share of every layer, the most important pages first; a part of them as single rows
 //      chosen by the text (the overlay) when the predictor wants it
 // Where a matrix does not fit whole its first rows stay; no byte of the budget lies idle.
@@ -42,6 +43,8 @@ struct PlanRequest {
   // Share of the bytes for FFN rows that goes to the overlay instead of the prefix, 0..0.5. Packed files only.
   double overlay_share = 0;
   uint64_t ring_bytes = 0;  // 0: chosen; raised to the smallest that works
+  // Drafts have a head of their own (among the fixed costs): the model's comes last, behind the FFN's rows.
+  bool head_last = false;
   StreamRates rates;
 };
 
@@ -74,7 +77,7 @@ struct Placement {
   uint64_t resident_bytes = 0;       // weights in tier 0 that a full pass uses (all but the overlay)
   uint64_t draft_bytes = 0;          // weights in tier 0 that a draft with every resident row uses
   uint64_t planned_bytes = 0;        // all of it, fixed costs included
-  bool drafts_need_no_disk = false;  // packed, with attention and head resident
+  bool drafts_need_no_disk = false;  // packed, with attention resident, and the head or one for drafts
   double resident_density = 1;       // share of FFN rows in tier 0, prefix and overlay, over all layers
   std::vector<PlanLine> lines;       // who gets how much, fixed costs first, and why
 

@@ -175,5 +175,22 @@ TEST(PlannerTest, TheOverlayTakesItsShareOfTheRowsAndOnlyThat) {
   EXPECT_EQ(PlanPlacement(model, request)->layers[0].overlay_rows, 0);
 }
 
+// Drafts that have a head of their own need the model's no more than a page: it makes room for FFN rows.
+TEST(HeadLastTest, FfnRowsComeBeforeTheHead) {
+  const ModelShape model = MakeShape({.packed = true});
+  const BudgetMarks marks = MarkBudgets(model, RequestOf(0));
+  PlanRequest request = RequestOf((marks.drafts + marks.everything) / 2);
+  const Placement before = PlanPlacement(model, request).value();
+  request.head_last = true;
+  const Placement after = PlanPlacement(model, request).value();
+  EXPECT_EQ(before.head.resident_rows, model.head.rows);
+  EXPECT_LT(after.head.resident_rows, model.head.rows);
+  EXPECT_GT(after.resident_density, before.resident_density);
+  EXPECT_TRUE(after.drafts_need_no_disk);
+  EXPECT_LE(after.planned_bytes, request.budget_bytes);
+  request.budget_bytes = marks.smallest;
+  EXPECT_FALSE(PlanPlacement(model, request).value().drafts_need_no_disk) << "attention streams";
+}
+
 }  // namespace
 }  // namespace dogstar

@@ -179,6 +179,13 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
                      ASSIGN_OR_RETURN(config->draft.shared, ParseBool(value));
                      return absl::OkStatus();
                    }});
+  constexpr std::string_view kVocabulary = "-1 to 16777216";
+  keys->push_back({"draft.vocabulary",
+                   "frequent tokens that drafts choose among, beside the prompt's, from a head of their own; 0: all "
+                   "tokens; -1: all where the whole head fits, else as many as pay",
+                   kVocabulary,
+                   NumberSetter<int32_t>(
+                       -1, 1 << 24, kVocabulary, [](Config & c) -> auto& { return c.draft.vocabulary; })});
   keys->push_back(
       {"draft.residual",
        "what the predictor leaves out is guessed, where draft.statistics have a map for it at draft.density",

@@ -57,6 +57,7 @@ struct Config {
     int32_t refresh = 1;                  // lag: tokens
     bool shared = false;                  // by token: one set for all tokens of a pass
     bool gather = true;                   // rows of a text's list next to each other, where memory is left
+    int32_t vocabulary = -1;              // tokens that drafts can choose; 0: all; -1: chosen
     bool residual = true;                 // a map for what the predictor leaves out, where statistics have one
     double head_density = 1;              // share of the attention heads that drafts compute
     int32_t lookup = -1;                  // prompt lookup: tokens that must match; 0: none; -1: chosen

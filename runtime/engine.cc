@@ -83,6 +83,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   harvest_ = plan.harvest;
   placement_ = std::move(plan.placement);
   gathered_rows_ = std::move(plan.gathered_rows);
+  draft_vocabulary_ = plan.draft_vocabulary;
   for (const PlanLine& line : placement_.lines) RETURN_IF_ERROR(accountant_.Reserve(line.what, line.resident_bytes));
   return CheckDrafts(hooks);
 }
@@ -219,6 +220,11 @@ absl::Status Engine::Build(const Hooks& hooks) {
                                                     options_.logit_rows));
     forward_->SetScoreMaps(score_maps_.get());
     RETURN_IF_ERROR(CreateResiduals(hooks));
+  }
+  if (draft_vocabulary_ > 0) {
+    ASSIGN_OR_RETURN(draft_head_, DraftHead::Create(model_, backend_.get(), draft_vocabulary_, options_.logit_rows));
+    forward_->SetDraftHead(draft_head_.get());
+    Note(hooks, fmt::format("drafts choose among {} frequent tokens and the prompt's own", draft_vocabulary_));
   }
   BeginRecord();
   return absl::OkStatus();

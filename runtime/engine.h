@@ -86,7 +86,8 @@ class Engine {
   DraftSources draft_sources() {
     return {weights_.get(), overlay_.get(), gathered_.get(), choices_.predictor.get(), choices_.heads.get()};
   }
-  HeadChoice* heads() { return choices_.heads.get(); }  // null: drafts compute all
+  DraftHead* draft_head() { return draft_head_.get(); }  // null without one
+  HeadChoice* heads() { return choices_.heads.get(); }   // null: drafts compute all
   // What full passes are watched for; kOff outside modes that draft.
   HarvestMode harvest() const { return harvest_; }
   // Whether values of passes over the prompt are read.
@@ -120,6 +121,7 @@ class Engine {
   uint64_t loaded_bytes_ = 0;
   Placement placement_;
   Forward::Limits limits_;
+  int32_t draft_vocabulary_ = 0;
   std::vector<int32_t> gathered_rows_;  // of each layer's list; empty: not gathered
   DraftChoices choices_;
   // Order of destruction matters: the pager waits for reads into the ring before the ring and the reader go.
@@ -135,6 +137,7 @@ class Engine {
   KvCache kv_cache_;
   std::unique_ptr<ScoreMaps> score_maps_;       // null where the predictor has none
   std::unique_ptr<LowRankProducts> residuals_;  // null where drafts have none
+  std::unique_ptr<DraftHead> draft_head_;       // null where drafts use the model's
   std::unique_ptr<Forward> forward_;
 };
 

@@ -85,7 +85,7 @@ absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
     if (observer != nullptr && observer->reads_contexts()) RETURN_IF_ERROR(ShowContexts(layer, batch.rows(), observer));
     RETURN_IF_ERROR(Ffn(layer, batch, observer));
   }
-  RETURN_IF_ERROR(Head(batch));
+  RETURN_IF_ERROR(Head(batch, nullptr));
   // The next full pass streams the same ranges: its first reads run while tokens are chosen and drafts are made.
   RETURN_IF_ERROR(pager_->Begin(weights_->schedule()));
   pass_begun_ = true;
@@ -101,7 +101,7 @@ absl::Status Forward::Draft(const Batch& batch, const DraftRows& rows) {
     RETURN_IF_ERROR(DraftAttention(layer, batch, rows.layer(layer)));
     RETURN_IF_ERROR(DraftFfn(layer, batch, rows.layer(layer)));
   }
-  return Head(batch);
+  return Head(batch, draft_head_);
 }
 
 // x = the tokens' rows of the embedding, scaled
@@ -284,13 +284,18 @@ absl::Status Forward::DraftFfn(LayerIndex layer, const Batch& batch, const Draft
   return absl::OkStatus();
 }
 
-absl::Status Forward::Head(const Batch& batch) {
+absl::Status Forward::Head(const Batch& batch, DraftHead* draft_head) {
   const int32_t rows = batch.logit_rows;
   if (rows == 0) return absl::OkStatus();
   const TraceScope scope(trace_, Trace::Track::kCompute, "head", {.rows = rows});
   backend_->CopyRows(*x_, batch.rows() - rows, rows, 0, head_in_.get());
   backend_->RmsNorm(*head_in_, rows, weights_->output_norm(), config_.rms_epsilon, head_in_.get());
   backend_->Prepare(*head_in_, rows, head_act_.get());
+  last_was_draft_ = draft_head != nullptr;
+  if (draft_head != nullptr) {
+    draft_head->Multiply(*head_act_, rows);
+    return absl::OkStatus();
+  }
   return Product(weights_->head(), *head_act_, rows, logits_.get());
 }
 
@@ -311,6 +316,7 @@ absl::Status Forward::Product(const MatrixPart& matrix, const Activations& x, in
 }
 
 absl::Status Forward::Logits(int32_t index, std::span<float> logits) {
+  if (last_was_draft_) return draft_head_->Logits(index, logits);
   return backend_->Download(*logits_, index, 1, logits);
 }
 

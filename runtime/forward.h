@@ -18,6 +18,7 @@
 #include "memory/weights.h"
 #include "model/model_file.h"
 #include "runtime/batch.h"
+#include "runtime/draft_head.h"
 #include "runtime/draft_rows.h"
 #include "runtime/layer_pass.h"
 #include "runtime/score_maps.h"
@@ -81,6 +82,9 @@ class Forward {
   // Of the predictor whose choices drafts follow; null where it has none. It outlives the object.
   void SetScoreMaps(ScoreMaps* maps) { score_maps_ = maps; }
 
+  // The head of drafts; null: they use the model's. It outlives the object.
+  void SetDraftHead(DraftHead* head) { draft_head_ = head; }
+
   // Maps for what drafts leave out of each layer's FFN; null: none. They outlive the object.
   void SetResiduals(LowRankProducts* residuals) { residuals_ = residuals; }
 
@@ -90,7 +94,7 @@ class Forward {
   // REQUIRES: batch.rows() <= limits.batch_rows, and <= limits.capture_rows for an observer that reads values. observer
   // may be null.
   absl::Status Full(const Batch& batch, PassObserver* observer);
-  // REQUIRES: attention and head are resident.
+  // REQUIRES: attention is resident, and the head, or drafts have one.
   absl::Status Draft(const Batch& batch, const DraftRows& rows);
   // What drafts whose tokens choose have used since the last call of it, summed over layers and passes.
   FfnUse TakeDraftUse() { return std::exchange(draft_use_, {}); }
@@ -115,7 +119,7 @@ class Forward {
   absl::Status DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
   // scores: of a choice by RowScore::kGiven, else empty.
   FfnUse DraftPages(const FfnPart& part, int32_t rows, const DraftLayer& layer, std::span<const float> scores);
-  absl::Status Head(const Batch& batch);
+  absl::Status Head(const Batch& batch, DraftHead* draft_head);
   TraceScope Compute(const char* name, LayerIndex layer) const {
     return TraceScope(trace_, Trace::Track::kCompute, name, {.layer = ToInt(layer)});
   }
@@ -153,6 +157,8 @@ class Forward {
   DraftObserver* draft_observer_ = nullptr;
   ScoreMaps* score_maps_ = nullptr;
   LowRankProducts* residuals_ = nullptr;
+  DraftHead* draft_head_ = nullptr;
+  bool last_was_draft_ = false;  // with a head of its own
   std::vector<uint64_t> draft_masks_;
 };
 

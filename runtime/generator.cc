@@ -167,6 +167,7 @@ absl::Status Generator::Prefill(std::span<const TokenId> prompt, Run* run) {
   }
   predictor.EndPrompt();
   if (text_harvest_ != nullptr) text_harvest_->BeginText(engine_->observes_prompt() ? total - reused : 0);
+  if (engine_->draft_head() != nullptr) RETURN_IF_ERROR(engine_->draft_head()->SetPrompt(prompt));
   if (engine_->can_draft() && mode_ != RunMode::kDense) {
     run->draft_rows = DraftRows::Build(engine_->draft_sources());
     run->result->draft_density = predictor.name() == "dense" ? 1 : run->draft_rows.density();

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <thread>
 
+#include "base/panel.h"
 #include "base/units.h"
 #include "fmt/format.h"
 #include "memory/available_memory.h"
 #include "memory/forecast.h"
 #include "memory/gathered_rows.h"
 #include "memory/weights.h"
+#include "runtime/draft_head.h"
 #include "runtime/row_norms.h"
 #include "runtime/row_scores.h"
 #include "runtime/score_maps.h"
@@ -21,8 +23,8 @@ namespace dogstar {
 namespace {
 
 // Between planning and the end of a run the program itself grows a little: thread stacks, heap, code pages that were
-// not touched yet. Measured with SmolLM2: 1.5 MiB.
-constexpr uint64_t kProgramSlack = uint64_t{3} << 20;
+// not touched yet. Measured with SmolLM2 and Gemma 3: up to 3.5 MiB.
+constexpr uint64_t kProgramSlack = uint64_t{4} << 20;
 // Prompt rows per pass take at most this share of the budget.
 constexpr uint64_t kActivationShare = 16;
 // Above this share of the rows a list is no faster gathered than as masks (docs/sparsity.md).
@@ -78,6 +80,35 @@ absl::Status AddHarvest(const Config& config, const ModelConfig& model, const Mo
   std::vector<int32_t> rows;
   for (const LayerPlacement& layer : placement.layers) rows.push_back(layer.overlay_rows);
   plan->request.fixed.push_back({"harvest", bytes + Overlay::TableBytes(config.cache.eviction, rows)});
+  return absl::OkStatus();
+}
+
+// Tokens of a head for drafts, where the model's own does not fit: an eighth of the vocabulary, no more than this. Of
+// 262144 tokens 16384 have 9 of 10 that a text uses (docs/sparsity.md).
+constexpr int32_t kDraftVocabulary = 16384;
+// FFN rows that drafts need to be worth their steps.
+constexpr double kLeastDraftDensity = 0.2;
+
+// A head of frequent tokens for drafts: where it was asked for, or where without it there would be no drafts.
+absl::Status PlanDraftHead(const Config& config, const ModelFile& model, const Backend& backend,
+                           const ModelShape& shape, const RunPlanOptions& options, RunPlan* plan) {
+  const int32_t asked = config.draft.vocabulary;
+  const bool needed = asked < 0 && !plan->placement.drafts_need_no_disk;
+  if (!JudgesDrafts(options.mode) || !shape.packed || (asked <= 0 && !needed)) return absl::OkStatus();
+  const int32_t wanted = asked > 0 ? asked : std::min(kDraftVocabulary, shape.head.rows / 8);
+  const int32_t tokens = std::min(wanted, shape.head.rows) / kPanelRows * kPanelRows;
+  if (tokens == 0) return absl::OkStatus();
+  PlanRequest request = plan->request;
+  request.head_last = true;
+  request.fixed.push_back(
+      {"head of frequent tokens, for drafts", DraftHead::Bytes(model, backend, tokens, options.logit_rows)});
+  absl::StatusOr<Placement> placement = PlanPlacement(shape, request);
+  if (!placement.ok()) return asked > 0 ? placement.status() : absl::OkStatus();
+  const bool pays = placement->drafts_need_no_disk && placement->resident_density >= kLeastDraftDensity;
+  if (asked < 0 && !pays) return absl::OkStatus();
+  plan->request = std::move(request);
+  plan->placement = *std::move(placement);
+  plan->draft_vocabulary = tokens;
   return absl::OkStatus();
 }
 
@@ -205,6 +236,7 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   const ModelShape shape = ShapeOf(model);
   RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
   ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
+  RETURN_IF_ERROR(PlanDraftHead(config, model, backend, shape, options, &plan));
   PlanGatheredRows(config, model, shape, options, &plan);
   RETURN_IF_ERROR(CheckMachine(config, model, plan.placement));
   return plan;
