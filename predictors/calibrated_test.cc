@@ -124,6 +124,22 @@ TEST_F(StatisticsFileTest, AdditionsComeBackAsTheyWere) {
   }
 }
 
+// Sums that are said to be there and are not, or are of another number of heads, would be read past their end.
+TEST_F(StatisticsFileTest, SumsAreThereForEveryLayer) {
+  Statistics statistics = MakeStatistics();
+  statistics.attributed = 5;
+  for (LayerStatistics& layer : statistics.layers) {
+    layer.ffn_sums = AttributionSums::Of(kRows);
+    layer.head_sums = AttributionSums::Of(3);
+  }
+  statistics.layers[1].head_sums = AttributionSums::Of(4);
+  ASSERT_TRUE(WriteStatistics(statistics, path_).ok());
+  EXPECT_THAT(std::string(ReadStatistics(path_).status().message()), HasSubstr("of 4 heads"));
+  statistics.layers[1].head_sums = {};
+  ASSERT_TRUE(WriteStatistics(statistics, path_).ok());
+  EXPECT_THAT(std::string(ReadStatistics(path_).status().message()), HasSubstr("blk.1.attribution.heads is missing"));
+}
+
 TEST_F(StatisticsFileTest, WhatIsCutOffOrWrongIsNamed) {
   ASSERT_TRUE(WriteStatistics(MakeStatistics(), path_).ok());
   const std::vector<std::byte> bytes = Bytes();

@@ -319,11 +319,17 @@ absl::Status StatisticsReader::ReadSums(size_t index, LayerStatistics* layer) {
   for (const auto& [name, sums] : SumsOf(*layer)) {
     const std::string full = LayerTensor(index, name);
     const GgufTensor* const tensor = header_.FindTensor(full);
+    if (tensor == nullptr && result_.attributed > 0) return Wrong(fmt::format("tensor {} is missing", full));
     if (tensor == nullptr) continue;
     const uint64_t units = tensor->cols() / kAttributionSums;
     const bool of_rows = sums == &layer->ffn_sums;
     if (units == 0 || units > kMostWidth || (of_rows && units != static_cast<uint64_t>(result_.model.rows))) {
       return Wrong(fmt::format("tensor {} has {} values", full, tensor->cols()));
+    }
+    const LayerStatistics& first = result_.layers.front();
+    if (!of_rows && &first != layer && units != static_cast<uint64_t>(first.head_sums.units)) {
+      return Wrong(
+          fmt::format("tensor {} is of {} heads, that of the first layer of {}", full, units, first.head_sums.units));
     }
     sums->units = static_cast<int32_t>(units);
     RETURN_IF_ERROR(Floats(full, units * kAttributionSums, &sums->values));

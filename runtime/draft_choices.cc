@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "fmt/format.h"
 #include "predictors/calibrated.h"
 #include "runtime/calibration.h"
 #include "runtime/run_plan.h"
@@ -19,12 +20,18 @@ std::vector<std::vector<float>> HeadScoresOf(const Statistics& statistics) {
   return scores;
 }
 
-std::unique_ptr<HeadChoice> MakeHeadChoice(const Config& config, const ModelConfig& model,
-                                           const Statistics* statistics) {
-  if (config.draft.head_density >= 1) return nullptr;
+// Null where drafts compute all heads.
+absl::StatusOr<std::unique_ptr<HeadChoice>> MakeHeadChoice(const Config& config, const ModelConfig& model,
+                                                           const Statistics* statistics) {
+  if (config.draft.head_density >= 1) return std::unique_ptr<HeadChoice>();
   auto heads =
       std::make_unique<HeadChoice>(model.layer_count, model.head_count, model.head_dim, config.draft.head_density);
-  if (statistics != nullptr && statistics->attributed > 0) heads->SetScores(HeadScoresOf(*statistics));
+  if (statistics == nullptr || statistics->attributed == 0) return heads;
+  if (const int32_t units = statistics->layers.front().head_sums.units; units != model.head_count) {
+    return absl::InvalidArgumentError(fmt::format("{} has attribution of {} heads, the model has {}: calibrate again",
+                                                  config.draft.statistics, units, model.head_count));
+  }
+  heads->SetScores(HeadScoresOf(*statistics));
   return heads;
 }
 
@@ -64,7 +71,7 @@ absl::StatusOr<DraftChoices> MakeDraftChoices(const Config& config, const ModelF
   }
   // Plain files make no drafts.
   if (config.draft.statistics.empty() || model.packed() == nullptr) {
-    choices.heads = MakeHeadChoice(config, c, nullptr);
+    ASSIGN_OR_RETURN(choices.heads, MakeHeadChoice(config, c, nullptr));
     ASSIGN_OR_RETURN(choices.predictor, NewPredictor(options, c.layer_count, c.ffn_rows));
     return choices;
   }
@@ -79,7 +86,7 @@ absl::StatusOr<DraftChoices> MakeDraftChoices(const Config& config, const ModelF
   if (config.draft.calibrated_layers && one_density) {
     options.layer_densities = CalibratedDensities(statistics, options.density);
   }
-  choices.heads = MakeHeadChoice(config, c, &statistics);
+  ASSIGN_OR_RETURN(choices.heads, MakeHeadChoice(config, c, &statistics));
   ASSIGN_OR_RETURN(choices.predictor, NewPredictor(options, c.layer_count, c.ffn_rows));
   TakeResiduals(config, *model.packed(), &statistics, &choices);
   return choices;

@@ -111,6 +111,14 @@ std::string Today() {
   return text;
 }
 
+// A YAML scalar.
+std::string Quoted(const std::string& value) {
+  if (!value.empty() && value.find_first_of(":#{}[],&*!|>'\"%@` ") == std::string::npos) return value;
+  std::string quoted = "'";
+  for (const char c : value) quoted += c == '\'' ? std::string("''") : std::string(1, c);
+  return quoted + "'";
+}
+
 // Settings by section, each with what it rests on.
 std::string YamlOf(const TuneFlags& flags, const Config& base, const std::vector<Assignment>& given,
                    const TuneResult& result, size_t prompts, size_t held_out) {
@@ -137,8 +145,7 @@ std::string YamlOf(const TuneFlags& flags, const Config& base, const std::vector
     const size_t dot = key.find('.');
     const bool kept = std::ranges::find(result.kept, key, &Assignment::first) != result.kept.end();
     const std::string comment = kept ? "  # " + FiguresOf(result, key) : "";
-    const std::string quoted =
-        value.find_first_of(":#{}[],&*!|>'\"%@` ") == std::string::npos ? value : "'" + value + "'";
+    const std::string quoted = Quoted(value);
     const std::string line =
         fmt::format("{}: {}{}\n", dot == std::string::npos ? key : key.substr(dot + 1), quoted, comment);
     sections[dot == std::string::npos ? "" : key.substr(0, dot)].emplace_back(key, line);
