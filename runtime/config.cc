@@ -182,7 +182,7 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
   constexpr std::string_view kVocabulary = "-1 to 16777216";
   keys->push_back({"draft.vocabulary",
                    "frequent tokens that drafts choose among, beside the prompt's, from a head of their own; 0: all "
-                   "tokens; -1: all where the whole head fits, else as many as pay",
+                   "tokens; -1: an eighth of them where that makes room for more FFN rows",
                    kVocabulary,
                    NumberSetter<int32_t>(
                        -1, 1 << 24, kVocabulary, [](Config & c) -> auto& { return c.draft.vocabulary; })});

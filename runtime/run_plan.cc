@@ -83,28 +83,30 @@ absl::Status AddHarvest(const Config& config, const ModelConfig& model, const Mo
   return absl::OkStatus();
 }
 
-// Tokens of a head for drafts, where the model's own does not fit: an eighth of the vocabulary, no more than this. Of
-// 262144 tokens 16384 have 9 of 10 that a text uses (docs/sparsity.md).
-constexpr int32_t kDraftVocabulary = 16384;
-// FFN rows that drafts need to be worth their steps.
-constexpr double kLeastDraftDensity = 0.2;
+// Frequent tokens of a head for drafts: an eighth of the vocabulary, within these (docs/sparsity.md has what was
+// measured).
+constexpr int32_t kLeastVocabulary = 6144, kMostVocabulary = 16384;
+// FFN rows that drafts need to be worth their steps, and what a smaller head has to win of them.
+constexpr double kLeastDraftDensity = 0.2, kLeastDensityGain = 0.05;
 
-// A head of frequent tokens for drafts: where it was asked for, or where without it there would be no drafts.
+// A head of frequent tokens for drafts: where it was asked for, or where the rows that it makes room for pay.
 absl::Status PlanDraftHead(const Config& config, const ModelFile& model, const Backend& backend,
                            const ModelShape& shape, const RunPlanOptions& options, RunPlan* plan) {
   const int32_t asked = config.draft.vocabulary;
-  const bool needed = asked < 0 && !plan->placement.drafts_need_no_disk;
-  if (!JudgesDrafts(options.mode) || !shape.packed || (asked <= 0 && !needed)) return absl::OkStatus();
-  const int32_t wanted = asked > 0 ? asked : std::min(kDraftVocabulary, shape.head.rows / 8);
+  const Placement& before = plan->placement;
+  if (!JudgesDrafts(options.mode) || !shape.packed || asked == 0) return absl::OkStatus();
+  if (asked < 0 && before.everything_resident()) return absl::OkStatus();
+  const int32_t wanted = asked > 0 ? asked : std::clamp(shape.head.rows / 8, kLeastVocabulary, kMostVocabulary);
   const int32_t tokens = std::min(wanted, shape.head.rows) / kPanelRows * kPanelRows;
-  if (tokens == 0) return absl::OkStatus();
+  if (tokens == 0 || (asked < 0 && tokens > shape.head.rows / 2)) return absl::OkStatus();
   PlanRequest request = plan->request;
   request.head_last = true;
   request.fixed.push_back(
       {"head of frequent tokens, for drafts", DraftHead::Bytes(model, backend, tokens, options.logit_rows)});
   absl::StatusOr<Placement> placement = PlanPlacement(shape, request);
   if (!placement.ok()) return asked > 0 ? placement.status() : absl::OkStatus();
-  const bool pays = placement->drafts_need_no_disk && placement->resident_density >= kLeastDraftDensity;
+  const double least = before.drafts_need_no_disk ? before.resident_density + kLeastDensityGain : kLeastDraftDensity;
+  const bool pays = placement->drafts_need_no_disk && placement->resident_density >= least;
   if (asked < 0 && !pays) return absl::OkStatus();
   plan->request = std::move(request);
   plan->placement = *std::move(placement);
@@ -234,9 +236,10 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   }
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);
-  RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
   ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
   RETURN_IF_ERROR(PlanDraftHead(config, model, backend, shape, options, &plan));
+  RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
+  ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
   PlanGatheredRows(config, model, shape, options, &plan);
   RETURN_IF_ERROR(CheckMachine(config, model, plan.placement));
   return plan;
