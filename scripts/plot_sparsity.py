@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 COLORS = ["#1f4e9e", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#8c564b", "#bcbd22", "#17becf",
-          "#7f0000"]
+          "#7f0000", "#6a3d9a", "#ff69b4"]
 PANELS = [("strict_accepted_mean", "tokens per full pass, strict, period 16", False),
           ("kl", "KL(full || sparse), nats per token", True)]
 
@@ -58,10 +58,14 @@ def main():
         for axes, (key, label, logarithmic) in zip(line, panels):
             draw(axes, rows, methods, key, label, logarithmic)
             axes.set_title(name)
-    lines, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(lines, labels, fontsize=8, ncol=min(5, len(labels)), loc="lower center")
+    known = {}
+    for axes in grid.flat:
+        for line, label in zip(*axes.get_legend_handles_labels()):
+            known.setdefault(label, line)
+    labels = list(known)
+    figure.legend(list(known.values()), labels, fontsize=8, ncol=min(5, len(labels)), loc="lower center")
     figure.tight_layout(rect=(0, 0.09, 1, 1))
-    figure.savefig(sys.argv[1], dpi=130)
+    figure.savefig(sys.argv[1], dpi=100)
 
 
 if __name__ == "__main__":
