@@ -63,15 +63,6 @@ std::vector<std::vector<float>> FrequenciesOf(const Statistics& statistics) {
   return scores;
 }
 
-std::vector<std::vector<float>> AttributionsOf(const Statistics& statistics) {
-  std::vector<std::vector<float>> scores;
-  for (const LayerStatistics& layer : statistics.layers) {
-    const std::span<const float> corrected = layer.ffn_sums[AttributionSum::kCorrected];
-    scores.emplace_back(corrected.begin(), corrected.end());
-  }
-  return scores;
-}
-
 RowChoice ThresholdChoice(const LayerStatistics& layer, double density) {
   RowChoice choice;
   choice.score = RowScore::kGate;
@@ -120,7 +111,8 @@ absl::StatusOr<std::unique_ptr<Predictor>> NewCalibratedPredictor(const Predicto
       return absl::FailedPreconditionError(
           "draft.predictor attribution needs statistics with attribution: dogstar calibrate --attribution TOKENS");
     }
-    return std::make_unique<RankedPredictor>("attribution", rows, AttributionsOf(statistics));
+    return std::make_unique<RankedPredictor>("attribution", rows,
+                                             CorrectedSums(statistics, &LayerStatistics::ffn_sums));
   }
   const bool by_map = options.name == "low-rank";
   const std::string_view name = by_map ? "low-rank" : "threshold";
@@ -151,6 +143,15 @@ Statistics InRowOrder(Statistics statistics, const std::vector<std::vector<Neuro
     if (layer.ffn_sums.units > 0) ReorderSums(orders[i], &layer.ffn_sums);
   }
   return statistics;
+}
+
+std::vector<std::vector<float>> CorrectedSums(const Statistics& statistics, AttributionSums LayerStatistics::*units) {
+  std::vector<std::vector<float>> scores;
+  for (const LayerStatistics& layer : statistics.layers) {
+    const std::span<const float> corrected = (layer.*units)[AttributionSum::kCorrected];
+    scores.emplace_back(corrected.begin(), corrected.end());
+  }
+  return scores;
 }
 
 float ThresholdOf(const std::vector<float>& thresholds, double density) {

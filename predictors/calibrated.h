@@ -29,6 +29,10 @@ absl::StatusOr<std::unique_ptr<Predictor>> NewCalibratedPredictor(const Predicto
 // REQUIRES: every order is a permutation of the rows.
 Statistics InRowOrder(Statistics statistics, const std::vector<std::vector<NeuronIndex>>& orders);
 
+// Corrected attribution of each layer's units, [layers][units]. units: &LayerStatistics::ffn_sums or ::head_sums.
+// REQUIRES: statistics.attributed > 0.
+std::vector<std::vector<float>> CorrectedSums(const Statistics& statistics, AttributionSums LayerStatistics::*units);
+
 // |activation(gate)| that a share `density` of rows reaches, between the thresholds of the grid.
 float ThresholdOf(const std::vector<float>& thresholds, double density);
 

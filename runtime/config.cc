@@ -67,6 +67,14 @@ auto ChoiceSetter(const std::array<Choice<Enum>, kCount>& choices, std::string_v
   };
 }
 
+template <typename Field>
+auto BoolSetter(Field field) {
+  return [field](std::string_view value, Config* config) -> absl::Status {
+    ASSIGN_OR_RETURN(field(*config), ParseBool(value));
+    return absl::OkStatus();
+  };
+}
+
 constexpr std::array<Choice<RunMode>, 5> kModes = {{{"auto", RunMode::kAuto},
                                                     {"dense", RunMode::kDense},
                                                     {"sparse", RunMode::kSparse},
@@ -175,10 +183,7 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
                    NumberSetter<int32_t>(
                        -1, 32, kLookup, [](Config & c) -> auto& { return c.draft.lookup; })});
   keys->push_back({"draft.shared", "by token: one set of rows for all tokens of a pass", "true or false",
-                   [](std::string_view value, Config* config) -> absl::Status {
-                     ASSIGN_OR_RETURN(config->draft.shared, ParseBool(value));
-                     return absl::OkStatus();
-                   }});
+                   BoolSetter([](Config & c) -> auto& { return c.draft.shared; })});
   constexpr std::string_view kVocabulary = "-1 to 16777216";
   keys->push_back({"draft.vocabulary",
                    "frequent tokens that drafts choose among, beside the prompt's, from a head of their own; 0: all "
@@ -189,17 +194,11 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
   keys->push_back(
       {"draft.residual",
        "what the predictor leaves out is guessed, where draft.statistics have a map for it at draft.density",
-       "true or false", [](std::string_view value, Config* config) -> absl::Status {
-         ASSIGN_OR_RETURN(config->draft.residual, ParseBool(value));
-         return absl::OkStatus();
-       }});
+       "true or false", BoolSetter([](Config & c) -> auto& { return c.draft.residual; })});
   keys->push_back({"draft.gather",
                    "rows of a list that holds for a whole text (griffin, hot, random, weight-norm) are copied next to "
                    "each other where everything is in memory and room is left",
-                   "true or false", [](std::string_view value, Config* config) -> absl::Status {
-                     ASSIGN_OR_RETURN(config->draft.gather, ParseBool(value));
-                     return absl::OkStatus();
-                   }});
+                   "true or false", BoolSetter([](Config & c) -> auto& { return c.draft.gather; })});
 }
 
 // The overlay of drafts, and the parameters of its policies.
@@ -306,10 +305,7 @@ std::vector<ConfigKey> MakeKeys() {
                   ChoiceSetter(
                       kKvTypes, "f16, f32, q8_0", [](Config & c) -> auto& { return c.kv_type; })});
   keys.push_back({"precise", "float32 activations: slow, the reference", "true or false",
-                  [](std::string_view value, Config* config) -> absl::Status {
-                    ASSIGN_OR_RETURN(config->precise, ParseBool(value));
-                    return absl::OkStatus();
-                  }});
+                  BoolSetter([](Config & c) -> auto& { return c.precise; })});
   keys.push_back({"budget.ram", "memory that the whole program stays below", kSize,
                   [](std::string_view value, Config* config) -> absl::Status {
                     ASSIGN_OR_RETURN(const uint64_t bytes, ParseSize(value));

@@ -11,15 +11,6 @@
 namespace dogstar {
 namespace {
 
-std::vector<std::vector<float>> HeadScoresOf(const Statistics& statistics) {
-  std::vector<std::vector<float>> scores;
-  for (const LayerStatistics& layer : statistics.layers) {
-    const std::span<const float> corrected = layer.head_sums[AttributionSum::kCorrected];
-    scores.emplace_back(corrected.begin(), corrected.end());
-  }
-  return scores;
-}
-
 // Null where drafts compute all heads.
 absl::StatusOr<std::unique_ptr<HeadChoice>> MakeHeadChoice(const Config& config, const ModelConfig& model,
                                                            const Statistics* statistics) {
@@ -31,7 +22,7 @@ absl::StatusOr<std::unique_ptr<HeadChoice>> MakeHeadChoice(const Config& config,
     return absl::InvalidArgumentError(fmt::format("{} has attribution of {} heads, the model has {}: calibrate again",
                                                   config.draft.statistics, units, model.head_count));
   }
-  heads->SetScores(HeadScoresOf(*statistics));
+  heads->SetScores(CorrectedSums(*statistics, &LayerStatistics::head_sums));
   return heads;
 }
 

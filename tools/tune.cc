@@ -136,10 +136,7 @@ std::string YamlOf(const TuneFlags& flags, const Config& base, const std::vector
                     held_out, result.default_tok_s, result.tuned_tok_s, 100 * (result.held_out_gain - 1));
   }
   std::vector<Assignment> all = given;
-  for (const Assignment& setting : result.kept) {
-    const auto known = std::ranges::find(all, setting.first, &Assignment::first);
-    known == all.end() ? all.push_back(setting) : void(known->second = setting.second);
-  }
+  for (const Assignment& setting : result.kept) SetAssignment(setting, &all);
   std::map<std::string, std::vector<Assignment>> sections;
   for (const auto& [key, value] : all) {
     const size_t dot = key.find('.');
@@ -185,18 +182,14 @@ void Print(const TuneFlags& flags, const TuneResult& result) {
 // Settings of the file and of the command line, later ones in the place of earlier ones.
 absl::StatusOr<std::vector<Assignment>> Given(const ModelArguments& arguments) {
   std::vector<Assignment> given;
-  const auto set = [&](const std::string& key, const std::string& value) {
-    const auto known = std::ranges::find(given, key, &Assignment::first);
-    known == given.end() ? given.push_back({key, value}) : void(known->second = value);
-  };
   if (!arguments.config_file.empty()) {
     ASSIGN_OR_RETURN(const std::string text, ReadTextFile(arguments.config_file));
     ASSIGN_OR_RETURN(const auto settings, ListYamlSettings(text, arguments.config_file));
-    for (const auto& [key, value] : settings) set(key, value);
+    for (const Assignment& setting : settings) SetAssignment(setting, &given);
   }
   for (const std::string& assignment : arguments.assignments) {
     const size_t equals = assignment.find('=');
-    set(assignment.substr(0, equals), assignment.substr(equals + 1));
+    SetAssignment({assignment.substr(0, equals), assignment.substr(equals + 1)}, &given);
   }
   return given;
 }

@@ -40,17 +40,6 @@ absl::StatusOr<Config> With(Config config, const std::vector<Assignment>& settin
   return config;
 }
 
-void Set(const std::vector<Assignment>& settings, std::vector<Assignment>* to) {
-  for (const Assignment& setting : settings) {
-    const auto known = std::ranges::find(*to, setting.first, &Assignment::first);
-    if (known == to->end()) {
-      to->push_back(setting);
-    } else {
-      known->second = setting.second;
-    }
-  }
-}
-
 class Search {
  public:
   Search(const Config& base, const TuneOptions& options, const Hooks& hooks,
@@ -189,7 +178,7 @@ absl::Status Search::Try(const Change& change) {
   }
   if (trial.kept) {
     best_ = after;
-    Set(change.settings, &result_.kept);
+    for (const Assignment& setting : change.settings) SetAssignment(setting, &result_.kept);
   }
   result_.trials.push_back(std::move(trial));
   return absl::OkStatus();
@@ -320,6 +309,15 @@ absl::StatusOr<TuneResult> Search::Run() {
 }
 
 }  // namespace
+
+void SetAssignment(const Assignment& setting, std::vector<Assignment>* settings) {
+  const auto known = std::ranges::find(*settings, setting.first, &Assignment::first);
+  if (known == settings->end()) {
+    settings->push_back(setting);
+  } else {
+    known->second = setting.second;
+  }
+}
 
 std::string Change::Name() const {
   std::string name;

@@ -22,6 +22,9 @@ namespace dogstar {
 
 using Assignment = std::pair<std::string, std::string>;  // key, value
 
+// In the place of the key's earlier value, where there is one.
+void SetAssignment(const Assignment& setting, std::vector<Assignment>* settings);
+
 // What is tried together.
 struct Change {
   std::vector<Assignment> settings;
