@@ -26,6 +26,20 @@ AttentionMask ClipToWindow(const AttentionMask& mask, int32_t window) {
   return clipped;
 }
 
+namespace {
+
+// Appends a slot to a row's runs, the last of the mask: slots that follow each other are one run.
+void AddSlot(KvSlot slot, AttentionMask::Row* row, AttentionMask* mask) {
+  if (row->run_count > 0 && mask->runs.back().end == ToInt(slot)) {
+    ++mask->runs.back().end;
+    return;
+  }
+  mask->runs.push_back({ToInt(slot), ToInt(slot) + 1});
+  ++row->run_count;
+}
+
+}  // namespace
+
 KvCache::KvCache(int32_t slots) {
   free_.reserve(static_cast<size_t>(slots));
   for (int32_t slot = slots - 1; slot >= 0; --slot) free_.push_back(KvSlot{slot});
@@ -43,18 +57,29 @@ int32_t KvCache::length(SequenceId sequence) const {
 }
 
 absl::StatusOr<std::vector<KvSlot>> KvCache::Append(SequenceId sequence, int32_t count) {
+  ASSIGN_OR_RETURN(std::vector<KvSlot> taken, Take(count));
+  Extend(sequence, taken);
+  return taken;
+}
+
+absl::StatusOr<std::vector<KvSlot>> KvCache::Take(int32_t count) {
   if (count > free_slots()) {
     return absl::ResourceExhaustedError(
         fmt::format("the context is full: {} tokens are needed, {} are left (raise -c)", count, free_slots()));
   }
-  std::vector<KvSlot>& slots = SlotsOf(sequence);
   std::vector<KvSlot> taken;
   for (int32_t i = 0; i < count; ++i) {
     taken.push_back(free_.back());
     free_.pop_back();
   }
-  slots.insert(slots.end(), taken.begin(), taken.end());
   return taken;
+}
+
+void KvCache::GiveBack(std::span<const KvSlot> slots) { free_.insert(free_.end(), slots.rbegin(), slots.rend()); }
+
+void KvCache::Extend(SequenceId sequence, std::span<const KvSlot> slots) {
+  std::vector<KvSlot>& held = SlotsOf(sequence);
+  held.insert(held.end(), slots.begin(), slots.end());
 }
 
 void KvCache::Truncate(SequenceId sequence, int32_t length) {
@@ -68,21 +93,23 @@ void KvCache::Truncate(SequenceId sequence, int32_t length) {
 AttentionMask KvCache::CausalMask(SequenceId sequence, TokenPos first_position, int32_t rows) const {
   const std::vector<KvSlot>& slots = sequences_[static_cast<size_t>(ToInt(sequence))];
   AttentionMask mask;
-  // Runs of slots that follow each other; row i sees all runs up to its own position, the last one cut there.
   for (int32_t row = 0; row < rows; ++row) {
     const size_t visible = static_cast<size_t>(ToInt(first_position) + row) + 1;
     CHECK(visible <= slots.size());
     AttentionMask::Row out{static_cast<int32_t>(mask.runs.size()), 0};
-    for (size_t begin = 0; begin < visible;) {
-      size_t end = begin + 1;
-      while (end < visible && ToInt(slots[end]) == ToInt(slots[end - 1]) + 1) ++end;
-      mask.runs.push_back({ToInt(slots[begin]), ToInt(slots[end - 1]) + 1});
-      ++out.run_count;
-      begin = end;
-    }
+    for (size_t i = 0; i < visible; ++i) AddSlot(slots[i], &out, &mask);
     mask.rows.push_back(out);
   }
   return mask;
+}
+
+void KvCache::AddPathRow(SequenceId sequence, std::span<const KvSlot> path, AttentionMask* mask) const {
+  AttentionMask::Row out{static_cast<int32_t>(mask->runs.size()), 0};
+  if (length(sequence) > 0) {
+    for (KvSlot slot : sequences_[static_cast<size_t>(ToInt(sequence))]) AddSlot(slot, &out, mask);
+  }
+  for (KvSlot slot : path) AddSlot(slot, &out, mask);
+  mask->rows.push_back(out);
 }
 
 }  // namespace dogstar

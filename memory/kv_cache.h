@@ -34,6 +34,15 @@ class KvCache {
   // REQUIRES: these positions are held.
   AttentionMask CausalMask(SequenceId sequence, TokenPos first_position, int32_t rows) const;
 
+  // Slots of no position yet, for a tree of tokens that may follow. ResourceExhausted as Append.
+  absl::StatusOr<std::vector<KvSlot>> Take(int32_t count);
+  // Gives the last slots taken back. REQUIRES: in the order of Take.
+  void GiveBack(std::span<const KvSlot> slots);
+  // These slots hold the next positions of the sequence.
+  void Extend(SequenceId sequence, std::span<const KvSlot> slots);
+  // Adds a row that sees all positions of the sequence, then `path`, its own slot last.
+  void AddPathRow(SequenceId sequence, std::span<const KvSlot> path, AttentionMask* mask) const;
+
  private:
   std::vector<KvSlot>& SlotsOf(SequenceId sequence);
 

@@ -89,5 +89,40 @@ TEST(KvCacheTest, AFullCacheNamesWhatIsNeededAndLeft) {
   EXPECT_EQ(kv.length(kFirst), 3);  // nothing was taken
 }
 
+// 0 1 | 2 with children 3 and 4, 5 under 3: rows see their ancestors and nobody's siblings.
+TEST(KvCacheTest, ARowOfATreeSeesThePastAndItsOwnPath) {
+  KvCache kv(8);
+  ASSERT_TRUE(kv.Append(kFirst, 2).ok());
+  const std::vector<KvSlot> nodes = kv.Take(4).value();
+  EXPECT_EQ(kv.length(kFirst), 2);
+  AttentionMask mask;
+  kv.AddPathRow(kFirst, std::vector{nodes[0]}, &mask);
+  kv.AddPathRow(kFirst, std::vector{nodes[0], nodes[1]}, &mask);
+  kv.AddPathRow(kFirst, std::vector{nodes[0], nodes[2]}, &mask);
+  kv.AddPathRow(kFirst, std::vector{nodes[0], nodes[1], nodes[3]}, &mask);
+  std::vector<std::vector<int32_t>> seen;
+  for (const AttentionMask::Row& row : mask.rows) {
+    std::vector<int32_t>& slots = seen.emplace_back();
+    for (int32_t i = 0; i < row.run_count; ++i) {
+      const SlotRun run = mask.runs[static_cast<size_t>(row.first_run + i)];
+      for (int32_t slot = run.begin; slot < run.end; ++slot) slots.push_back(slot);
+    }
+  }
+  EXPECT_THAT(seen, testing::ElementsAre(testing::ElementsAre(0, 1, 2), testing::ElementsAre(0, 1, 2, 3),
+                                         testing::ElementsAre(0, 1, 2, 4), testing::ElementsAre(0, 1, 2, 3, 5)));
+  EXPECT_EQ(mask.rows[1].run_count, 1);  // what follows each other is one run
+}
+
+TEST(KvCacheTest, SlotsGivenBackAreTakenAgainInTheSameOrder) {
+  KvCache kv(8);
+  const std::vector<KvSlot> nodes = kv.Take(5).value();
+  kv.Extend(kFirst, std::span(nodes).first(2));
+  kv.GiveBack(std::span(nodes).subspan(2));
+  EXPECT_EQ(kv.length(kFirst), 2);
+  EXPECT_EQ(kv.free_slots(), 6);
+  EXPECT_THAT(kv.Append(kSecond, 2).value(), testing::ElementsAre(KvSlot{2}, KvSlot{3}));
+  EXPECT_FALSE(kv.Take(5).ok());
+}
+
 }  // namespace
 }  // namespace dogstar

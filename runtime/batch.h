@@ -18,6 +18,9 @@ struct Batch {
   // Logits are computed for the last logit_rows rows; 0 for none.
   int32_t logit_rows = 0;
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
+
+  // Rows of another text. REQUIRES: logits of all rows or of none, here and there.
+  void Add(const Batch& other);
 };
 
 }  // namespace dogstar

@@ -80,6 +80,8 @@ constexpr std::array<Choice<RunMode>, 5> kModes = {{{"auto", RunMode::kAuto},
                                                     {"sparse", RunMode::kSparse},
                                                     {"sirius", RunMode::kSirius},
                                                     {"strict", RunMode::kStrict}}};
+constexpr std::array<Choice<TreeShape>, 3> kTrees = {
+    {{"chain", TreeShape::kChain}, {"beam", TreeShape::kBeam}, {"best", TreeShape::kBest}}};
 constexpr std::array<Choice<ContextOverflow>, 2> kOverflows = {
     {{"stop", ContextOverflow::kStop}, {"slide", ContextOverflow::kSlide}}};
 constexpr std::array<Choice<KvPrecision>, 3> kKvTypes = {
@@ -199,6 +201,24 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
                    "rows of a list that holds for a whole text (griffin, hot, random, weight-norm) are copied next to "
                    "each other where everything is in memory and room is left",
                    "true or false", BoolSetter([](Config & c) -> auto& { return c.draft.gather; })});
+}
+
+// What a cycle drafts.
+void AddTreeKeys(std::vector<ConfigKey>* keys) {
+  keys->push_back({"draft.tree",
+                   "drafts of a cycle: one path, a beam of draft.width paths, or the likeliest paths of any length",
+                   "chain, beam, best",
+                   ChoiceSetter(
+                       kTrees, "chain, beam, best", [](Config & c) -> auto& { return c.draft.tree; })});
+  keys->push_back({"draft.width", "tokens that a pass of a tree looks beyond; a beam's paths", "1 to 64",
+                   NumberSetter<int32_t>(
+                       1, 64, "1 to 64", [](Config & c) -> auto& { return c.draft.width; })});
+  keys->push_back(
+      {"draft.nodes",
+       "most drafts of a cycle; 0: corrector.period - 1 of a chain, draft.width times as many of a beam, 32 of best",
+       "0 to 1024",
+       NumberSetter<int32_t>(
+           0, 1024, "0 to 1024", [](Config & c) -> auto& { return c.draft.nodes; })});
 }
 
 // The overlay of drafts, and the parameters of its policies.
@@ -334,6 +354,7 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(real_key(
       "draft.overlay", "share of the resident FFN bytes for single rows chosen by the prompt", 0, 0.5, "0 to 0.5",
       [](Config & c) -> auto& { return c.draft.overlay; }));
+  AddTreeKeys(&keys);
   AddCacheKeys(&keys);
   keys.push_back({"io.engine", "how files are read", "auto, uring, pread",
                   ChoiceSetter(
@@ -367,6 +388,9 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(real_key(
       "corrector.temperature", "sirius: temperature of that probability", 1e-3, 100, "0.001 to 100",
       [](Config & c) -> auto& { return c.corrector.temperature; }));
+  keys.push_back({"corrector.repair",
+                  "drafts behind one that the full model replaced are tried once more, behind the correction",
+                  "true or false", BoolSetter([](Config & c) -> auto& { return c.corrector.repair; })});
   keys.push_back(real_key(
       "sampling.temperature", "0: the likeliest token", 0, 100, "0 to 100",
       [](Config & c) -> auto& { return c.sampling.temperature; }));

@@ -18,6 +18,7 @@
 #include "memory/eviction.h"
 #include "memory/overlay.h"
 #include "memory/pager.h"
+#include "runtime/draft_tree.h"
 #include "runtime/sampler.h"
 
 namespace dogstar {
@@ -60,8 +61,11 @@ struct Config {
     int32_t vocabulary = -1;              // tokens that drafts can choose; 0: all; -1: chosen
     bool residual = true;                 // a map for what the predictor leaves out, where statistics have one
     double head_density = 1;              // share of the attention heads that drafts compute
-    int32_t lookup = -1;                  // prompt lookup: tokens that must match; 0: none; -1: chosen
-    double overlay = 0.15;                // share of the FFN's resident bytes kept for single rows; also cache.share
+    TreeShape tree = TreeShape::kChain;
+    int32_t width = 4;      // tokens that a pass of a tree looks beyond
+    int32_t nodes = 0;      // drafts of a cycle; 0: chosen by the shape
+    int32_t lookup = -1;    // prompt lookup: tokens that must match; 0: none; -1: chosen
+    double overlay = 0.15;  // share of the FFN's resident bytes kept for single rows; also cache.share
   } draft;
   struct {
     std::optional<HarvestMode> harvest;  // none: prompt where the predictor observes prompts, else off
@@ -83,6 +87,7 @@ struct Config {
     std::optional<bool> adaptive;  // none: yes in strict mode, no in sirius mode (as published)
     double threshold = 0.1;
     double temperature = 0.6;
+    bool repair = false;  // drafts behind a replaced one are tried behind the correction
   } corrector;
   SamplingOptions sampling;
 };

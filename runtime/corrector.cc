@@ -1,32 +1,87 @@
 #include "runtime/corrector.h"
 
-namespace dogstar {
+#include <algorithm>
 
+namespace dogstar {
 namespace {
 
-// Of the draft that row `row` judges, where the full model itself chooses `own`.
-bool Stands(const CorrectorOptions& options, int32_t row, TokenId draft, TokenId own, std::span<const float> logits) {
-  if (options.assumed_tokens > 0) return row + 1 < options.assumed_tokens;
-  if (options.rule == AcceptRule::kStrict) return draft == own;
-  return Probability(logits, draft, options.temperature) >= options.threshold;
-}
+// One cycle that is judged.
+class Judgement {
+ public:
+  Judgement(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled, SequenceId sequence,
+            TokenPos root_position, const DraftTree& tree, const LogitsFn& logits, std::span<float> scratch)
+      : options_(options),
+        sampler_(sampler),
+        settled_(settled),
+        sequence_(sequence),
+        root_position_(root_position),
+        tree_(tree),
+        logits_(logits),
+        scratch_(scratch) {}
+
+  // From the root down, along the full model's own tokens; or along the likeliest drafts as far as was assumed.
+  absl::StatusOr<Verdict> Follow() {
+    int32_t at = 0;
+    for (int32_t length = 1;; ++length) {
+      ASSIGN_OR_RETURN(const TokenId own, ChooseAfter(at));
+      const bool assumed = options_.assumed_tokens > 0;
+      int32_t child = assumed ? tree_.LikeliestChild(at) : tree_.FindChild(at, own);
+      if (assumed && length >= options_.assumed_tokens) child = -1;
+      if (child < 0) return Verdict{tree_.PathTo(at), own};
+      at = child;
+    }
+  }
+
+  // All paths whose drafts the full model finds likely enough; the longest of them.
+  absl::StatusOr<Verdict> TakeLongest() {
+    std::vector<bool> stands(tree_.nodes().size());
+    stands[0] = true;
+    int32_t best = 0;
+    for (int32_t parent = 0; parent < tree_.size(); ++parent) {
+      if (!stands[static_cast<size_t>(parent)] || tree_.LikeliestChild(parent) < 0) continue;
+      RETURN_IF_ERROR(logits_(parent, scratch_));
+      for (int32_t child = parent + 1; child < tree_.size(); ++child) {
+        if (tree_.node(child).parent != parent) continue;
+        if (Probability(scratch_, tree_.node(child).token, options_.temperature) < options_.threshold) continue;
+        stands[static_cast<size_t>(child)] = true;
+        if (Better(child, best)) best = child;
+      }
+    }
+    ASSIGN_OR_RETURN(const TokenId own, ChooseAfter(best));
+    return Verdict{tree_.PathTo(best), own};
+  }
+
+ private:
+  bool Better(int32_t a, int32_t b) const {
+    const DraftNode &one = tree_.node(a), &other = tree_.node(b);
+    return one.depth != other.depth ? one.depth > other.depth : one.probability > other.probability;
+  }
+
+  // The full model's token after a node: it stands at the position that follows the node's.
+  absl::StatusOr<TokenId> ChooseAfter(int32_t index) {
+    RETURN_IF_ERROR(logits_(index, scratch_));
+    const TokenPos position{ToInt(root_position_) + tree_.node(index).depth + 1};
+    return sampler_->Choose(scratch_, {settled_, tree_.TokensTo(index)}, sequence_, position);
+  }
+
+  const CorrectorOptions& options_;
+  Sampler* sampler_;
+  std::span<const TokenId> settled_;
+  SequenceId sequence_;
+  TokenPos root_position_;
+  const DraftTree& tree_;
+  const LogitsFn& logits_;
+  std::span<float> scratch_;
+};
 
 }  // namespace
 
 absl::StatusOr<Verdict> Judge(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled,
-                              SequenceId sequence, TokenPos root_position, std::span<const TokenId> chain,
+                              SequenceId sequence, TokenPos root_position, const DraftTree& tree,
                               const LogitsFn& logits, std::span<float> scratch) {
-  Verdict verdict;
-  for (size_t row = 0;; ++row) {
-    RETURN_IF_ERROR(logits(static_cast<int32_t>(row), scratch));
-    // The token after row `row` stands at the position that follows it.
-    const TokenPos position{ToInt(root_position) + static_cast<int32_t>(row) + 1};
-    verdict.next = sampler->Choose(scratch, {settled, chain.subspan(1, row)}, sequence, position);
-    if (row + 1 == chain.size()) return verdict;
-    const TokenId draft = chain[row + 1];
-    if (!Stands(options, static_cast<int32_t>(row), draft, verdict.next, scratch)) return verdict;
-    ++verdict.accepted;
-  }
+  Judgement judgement(options, sampler, settled, sequence, root_position, tree, logits, scratch);
+  const bool by_threshold = options.rule == AcceptRule::kSirius && options.assumed_tokens <= 0;
+  return by_threshold ? judgement.TakeLongest() : judgement.Follow();
 }
 
 }  // namespace dogstar

@@ -1,18 +1,22 @@
 // Corrector: which drafted tokens stand. Pure functions of the full model's logits.
 //
-// A cycle: the root token x0 (chosen by the full model, already emitted) and drafts x1 .. x(m-1); the full model's
-// pass over all m rows gives logits[i], its opinion after x_i. Draft x(i+1) is judged by logits[i].
-//   sirius: accepted while softmax(logits[i] / temperature)[x(i+1)] >= threshold (arXiv 2409.03856; lossy);
-//   strict: accepted while it is the token that the full model itself chooses at that position.
-// The token after the accepted ones is the full model's own: the correction of a rejected draft, or the bonus token.
+// A cycle: the root token (chosen by the full model, already emitted) and a tree of drafts; the full model's pass over
+// all nodes gives logits[i], its opinion after node i. A draft is judged by the logits of its parent.
+//   sirius: stands while softmax(logits / temperature)[draft] >= threshold (arXiv 2409.03856; lossy); of a tree's paths
+//           that stand, the longest (of equally long ones the one that the draft found likelier);
+//   strict: stands while it is the token that the full model itself chooses at that position.
+// The token after the path that stands is the full model's own, by the logits of the path's last node: the correction
+// of rejected drafts, or the bonus token. (The published tree takes it from the row of the rejected node.)
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "base/status.h"
 #include "base/types.h"
+#include "runtime/draft_tree.h"
 #include "runtime/sampler.h"
 
 namespace dogstar {
@@ -29,15 +33,17 @@ struct CorrectorOptions {
 };
 
 struct Verdict {
-  int32_t accepted = 0;  // drafts that stand: x1 .. x(accepted)
-  TokenId next{};        // the full model's token after them
+  std::vector<int32_t> path;  // nodes that stand, the root first
+  TokenId next{};             // the full model's token after them
+  // Drafts that stand.
+  int32_t accepted() const { return static_cast<int32_t>(path.size()) - 1; }
 };
 
-// chain: x0 .. x(m-1), m >= 1; position of x0 is root_position. settled: the tokens up to x0, for penalties. logits(i,
-// out) gives the full model's logits of row i.
-using LogitsFn = std::function<absl::Status(int32_t row, std::span<float> logits)>;
+// settled: the tokens up to the root, for penalties; the root is at root_position. logits(i, out) gives the full
+// model's logits after node i.
+using LogitsFn = std::function<absl::Status(int32_t node, std::span<float> logits)>;
 absl::StatusOr<Verdict> Judge(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled,
-                              SequenceId sequence, TokenPos root_position, std::span<const TokenId> chain,
+                              SequenceId sequence, TokenPos root_position, const DraftTree& tree,
                               const LogitsFn& logits, std::span<float> scratch);
 
 }  // namespace dogstar

@@ -44,7 +44,7 @@ Engine::Engine(const Config& config, const ModelFile* model, const Options& opti
       model_(model),
       options_(options),
       accountant_(config.budget.ram.value_or(kNoLimit)),
-      kv_cache_(options.context_slots) {}
+      kv_cache_(KvSlots(config, options.mode, options.context_slots, options.texts)) {}
 
 Engine::~Engine() = default;
 
@@ -62,6 +62,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   RunPlanOptions options;
   options.mode = options_.mode;
   options.context_slots = options_.context_slots;
+  options.texts = options_.texts;
   options.logit_rows = options_.logit_rows;
   AskChoices(choices_, &options);
   options.captures_verified = options_.captures_verified;
@@ -211,7 +212,9 @@ absl::Status Engine::Build(const Hooks& hooks) {
   if (!gathered_rows_.empty()) {
     ASSIGN_OR_RETURN(gathered_, GatheredRows::Create(*model_->packed(), gathered_rows_, backend_.get()));
   }
-  ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(KvShapeOf(config_, model_->config(), options_.context_slots)));
+  ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(
+                                  KvShapeOf(config_, model_->config(),
+                                            KvSlots(config_, options_.mode, options_.context_slots, options_.texts))));
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));
   forward_->SetTrace(options_.trace);

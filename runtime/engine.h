@@ -54,7 +54,8 @@ class Engine {
  public:
   struct Options {
     RunMode mode = RunMode::kDense;
-    int32_t context_slots = 0;
+    int32_t context_slots = 0;           // of each text
+    int32_t texts = 1;                   // at a time
     Trace* trace = nullptr;              // outlives the engine; may be null
     AccessRecorder* accesses = nullptr;  // the same: hears of passes, and of what the overlay's policy sees
     int32_t logit_rows = 1;              // at least this many rows of logits in a pass
@@ -72,7 +73,8 @@ class Engine {
   const Config& config() const { return config_; }
   const ModelFile& model() const { return *model_; }
   RunMode mode() const { return options_.mode; }
-  int32_t context_slots() const { return options_.context_slots; }
+  int32_t context_slots() const { return options_.context_slots; }  // of each text
+  int32_t texts() const { return options_.texts; }
   // Drafts touch no disk: attention and head are resident, and the file is packed.
   bool can_draft() const { return can_draft_; }
 
@@ -80,6 +82,7 @@ class Engine {
   std::string DescribeBackend() const { return backend_->Describe(); }
   Forward& forward() { return *forward_; }
   KvCache& kv() { return kv_cache_; }
+  KvStore& kv_store() { return *kv_store_; }
   Predictor& predictor() { return *choices_.predictor; }
   Overlay* overlay() { return overlay_.get(); }  // null without one
   const Overlay* overlay() const { return overlay_.get(); }

@@ -1,4 +1,5 @@
-// Generator: prompt in, tokens out. The loop of every mode is in generator.cc, Generate.
+// Generator: prompts in, tokens out. The loop of every mode is in generator.cc, GenerateTogether; a cycle of drafts and
+// their full pass in generator_cycle.cc. Texts that are generated together share every pass, and nothing else.
 //
 // Only tokens that the full model has judged are handed out (in sparse mode: all of them, it has no judge).
 // A failure in the middle leaves everything before it in the result.
@@ -17,6 +18,7 @@
 #include "base/status.h"
 #include "runtime/corrector.h"
 #include "runtime/draft_rows.h"
+#include "runtime/draft_tree.h"
 #include "runtime/engine.h"
 #include "runtime/period.h"
 #include "runtime/row_scores.h"
@@ -34,9 +36,15 @@ struct GenerationOptions {
   std::function<void(int32_t done, int32_t total)> on_prompt;  // may be empty
   const std::atomic<bool>* interrupted = nullptr;
   int32_t assumed_tokens = 0;  // CorrectorOptions::assumed_tokens
-  // After each cycle: its root and drafts, how many of these stood, and the full model's token after them. May be
-  // empty.
-  std::function<void(std::span<const TokenId> chain, int32_t accepted, TokenId next)> on_cycle;
+  // After each cycle: its drafts, and what the full model made of them. May be empty.
+  std::function<void(const DraftTree& tree, const Verdict& verdict)> on_cycle;
+};
+
+// One of several texts.
+struct TextRequest {
+  std::span<const TokenId> prompt;
+  GenerationOptions options;
+  GenerationResult* result = nullptr;
 };
 
 // Who looks on while Generator::CompareDrafts runs.
@@ -61,6 +69,10 @@ class Generator {
   // context.keep; those left are processed again as a prompt, so that the state is that of a fresh run on them. It
   // happens at the same token in every mode.
   absl::Status Generate(std::span<const TokenId> prompt, const GenerationOptions& options, GenerationResult* result);
+  // The same for several texts, each in a context of its own, with results as if it were alone (but for the seconds,
+  // which are those of passes that it took part in, and what a shared draft chose). REQUIRES: at most Engine::texts()
+  // of them, and a row of logits for each.
+  absl::Status GenerateTogether(std::span<const TextRequest> requests);
 
   // -log p under the full model of each token after tokens[from], [tokens - 1 - from].
   absl::StatusOr<std::vector<double>> Score(std::span<const TokenId> tokens, int32_t from = 0);
@@ -74,40 +86,54 @@ class Generator {
   absl::StatusOr<std::vector<float>> LogitsAfter(std::span<const TokenId> tokens);
 
  private:
-  struct Run;
+  struct Text;
+  struct Session;
+  struct Place;     // a node of a text's tree, as a row of a pass
+  class NodeSlots;  // KV slots of a cycle's nodes
 
   absl::StatusOr<Batch> MakeChain(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows);
   void RecordPass(AccessPhase phase, size_t rows);
-  absl::Status Prefill(std::span<const TokenId> prompt, Run* run);
-  absl::Status DraftPass(std::span<const TokenId> tokens, const DraftRows& rows);
+  int32_t RoomOf(const Text& text) const;  // positions left in its context
+  void Forget();                           // what the KV cache holds
+
+  absl::Status Prefill(Session* session);
+  absl::Status PrefillText(Text* text);
+  // The prompts are over: what drafts use.
+  absl::Status BeginDrafts(Session* session);
   // Full passes over tokens that follow those held, in pieces; logits of the last where asked for.
-  absl::Status Process(std::span<const TokenId> tokens, bool with_logits, PassObserver* observer,
+  absl::Status Process(SequenceId sequence, std::span<const TokenId> tokens, bool with_logits, PassObserver* observer,
                        const std::function<bool(int32_t done)>& go_on);
-  absl::Status Slide(Run* run);
-  size_t ReusablePrefix(std::span<const TokenId> prompt, const GenerationOptions& options) const;
-  absl::Status DenseStep(Run* run);
-  absl::Status SparseStep(Run* run);
-  // Drafts, verifies, keeps the agreed prefix.
-  absl::Status CorrectedCycle(Run* run);
+  absl::Status Slide(Text* text);
+  size_t ReusablePrefix(const Text& text) const;
+  // logits_row: row of the last pass's logits that judged it, < 0 when logits_ holds them.
+  absl::Status Emit(Text* text, TokenId token, int32_t logits_row);
+
+  absl::Status DraftPass(const Batch& batch, const DraftRows& rows);
+  absl::Status SparseStep(Session* session);
+  // Drafts, verifies, keeps what stands. Without drafts it is a plain full pass.
+  absl::Status Cycle(Session* session);
+  void BeginTree(Session* session, Text* text, int32_t rows_each);
   // Tokens of the text's end that must have stood before; 0: nothing is looked up.
   int32_t LookupLength() const;
-  // Drafts of the text's own past, at no pass; their number.
-  int32_t LookUp(int32_t most_rows, Run* run);
-  // Drafts by the sparse model.
-  absl::Status DraftChain(int32_t most_rows, Run* run);
-  // The full pass over the chain, and what it lets stand.
-  absl::StatusOr<Verdict> Verify(Run* run);
-  absl::Status EmitVerified(const Verdict& verdict, Run* run);
-  absl::Status DraftToken(Run* run);
-  void FollowText(int32_t verified_rows, Run* run);
-  absl::Status Emit(Run* run, TokenId token, int32_t logits_row);
+  // Drafts that cost no pass, instead of the sparse model's; false: there are none.
+  bool AddFreeDrafts(Session* session, Text* text, int32_t depth);
+  absl::Status Draft(Session* session);
+  absl::StatusOr<bool> DraftRound(Session* session, NodeSlots* slots);
+  std::vector<Place> NextPlaces(Session* session);
+  absl::Status Propose(Session* session, std::span<const Place> places);
+  absl::Status Verify(Session* session);
+  // Its next positions hold what stands.
+  void Commit(Text* text, const Verdict& verdict, std::span<const KvSlot> slots, NodeSlots* taken);
+  void CountCycle(const Text& text, const Verdict& verdict, double seconds);
+  absl::Status EmitVerified(Text* text, const Verdict& verdict, int32_t first_row);
+  void FollowTexts(Session* session, std::span<const int32_t> verified_rows);
 
   Engine* engine_;
   RunMode mode_;
   Sampler sampler_;
   CorrectorOptions corrector_;
-  std::vector<float> logits_;  // [vocab_size]
-  std::vector<TokenId> held_;  // tokens in the KV cache, by position
+  std::vector<float> logits_;               // [vocab_size]
+  std::vector<std::vector<TokenId>> held_;  // [sequence]: tokens in the KV cache, by position
   // What full passes are watched for; null where the engine's harvest is off.
   std::unique_ptr<RowScores> row_scores_;
   std::unique_ptr<TextHarvest> text_harvest_;

@@ -9,84 +9,119 @@ void PeriodController::Mean::Add(double sample) {
   known = true;
 }
 
-int PeriodController::BinOf(float confidence) { return std::clamp(static_cast<int>(confidence * kBins), 0, kBins - 1); }
-
-// What drafts of this confidence were worth, with a few invented observations at the confidence itself to start from.
-double PeriodController::AcceptanceOf(float confidence) const {
-  constexpr double kPriorCount = 4;
-  const size_t bin = static_cast<size_t>(BinOf(confidence));
-  return (bin_accepted_[bin] + kPriorCount * confidence) / (bin_judged_[bin] + kPriorCount);
+size_t PeriodController::BinOf(float confidence) {
+  return static_cast<size_t>(std::clamp(static_cast<int>(confidence * kBins), 0, kBins - 1));
 }
 
-void PeriodController::BeginCycle() {
-  drafted_ = 0;
-  survival_ = 1;
+// What drafts of this confidence were worth, with a few invented observations at the confidence itself to start from.
+double PeriodController::AcceptanceOf(DraftSource source, float confidence) const {
+  constexpr double kPriorCount = 4;
+  const size_t kind = static_cast<size_t>(source);
+  if (free_[kind].acceptance.known) return free_[kind].acceptance.value;
+  const Bin& bin = bins_[kind][BinOf(confidence)];
+  return (bin.stood + kPriorCount * confidence) / (bin.judged + kPriorCount);
+}
+
+void PeriodController::BeginCycle(int32_t texts) {
+  texts_ = texts;
+  passes_ = 0;
   cycle_draft_seconds_ = 0;
 }
 
-bool PeriodController::DraftAnother() const {
-  const int32_t limit = std::min<int32_t>(options_.period - 1, static_cast<int32_t>(confidences_.size()));
-  if (drafted_ >= limit) return false;
-  if (!options_.adaptive) return true;
-  if (!full_seconds_.known) return false;  // what is there to beat?
-  if (!draft_seconds_.known) return drafted_ < kFirstDrafts;
-  if (drafted_ == 0) {
-    if (since_draft_ >= kRetryCycles) return true;
-    if (cycles_ % kRefreshCycles == kRefreshCycles - 1) return false;
-    if (TokenSeconds() > full_seconds_.value) return false;
-  }
-  const double saved = cycle_tokens_.known ? std::min(TokenSeconds(), full_seconds_.value) : full_seconds_.value;
-  const double rate = acceptance_.known ? acceptance_.value : 0.6;  // guess: a calibrated half of the rows
-  return survival_ * rate * saved > draft_seconds_.value + std::max(0.0, row_seconds_.value);
+double PeriodController::SavedSeconds() const {
+  return cycle_tokens_.known ? std::min(TokenSeconds(), PlainTokenSeconds()) : PlainTokenSeconds();
 }
 
-int32_t PeriodController::LookupsToTry(int32_t found) {
+double PeriodController::ExpectedAcceptance() const {
+  return acceptance_.known ? acceptance_.value : 0.6;  // guess: a calibrated half of the rows
+}
+
+int32_t PeriodController::NodesToLookBeyond(std::span<const double> reached) const {
+  const int32_t all = static_cast<int32_t>(reached.size());
+  if (passes_ >= options_.period - 1) return 0;
+  if (!options_.adaptive) return all;
+  if (!full_seconds_.known) return 0;  // what is there to beat?
+  if (!draft_seconds_.known) return passes_ < kFirstDrafts ? all : 0;
+  if (passes_ == 0) {
+    if (since_draft_ >= kRetryCycles) return all;
+    if (cycles_ % kRefreshCycles == kRefreshCycles - 1) return 0;
+    if (TokenSeconds() > PlainTokenSeconds()) return 0;
+  }
+  const double saved = ExpectedAcceptance() * SavedSeconds(), row = row_seconds_.value;
+  double gain = 0;
+  int32_t count = 0;
+  for (double probability : reached) {
+    // Before a pass of several rows its price is not known: they are tried.
+    const double price = count > 0 && draft_row_seconds_.known ? draft_row_seconds_.value : 0;
+    if (count > 0 && probability * saved <= price + row) break;
+    gain += probability * saved - price - row;
+    ++count;
+  }
+  return gain > draft_seconds_.value ? count : 0;
+}
+
+double PeriodController::LeastProbability() const {
+  if (!options_.adaptive || !full_seconds_.known || SavedSeconds() <= 0) return 0;
+  return row_seconds_.value / SavedSeconds();
+}
+
+int32_t PeriodController::FreeDraftsToTry(DraftSource source, int32_t found) {
   const int32_t most = std::min(found, options_.period - 1);
   if (!options_.adaptive || most <= 0) return std::max(most, 0);
   if (!full_seconds_.known) return 0;
-  const double saved = full_seconds_.value, row = std::max(0.0, row_seconds_.value);
-  const double rate = lookup_acceptance_.known ? lookup_acceptance_.value : 0.7;  // guess: a match of a few tokens
-  const bool drafts_pay = cycle_tokens_.known && TokenSeconds() < full_seconds_.value;
-  if (drafts_pay && acceptance_.known && acceptance_.value > rate && ++lookups_refused_ < kRetryCycles) return 0;
+  Free& free = free_[static_cast<size_t>(source)];
+  const double saved = PlainTokenSeconds(), row = row_seconds_.value;
+  const double rate = free.acceptance.known ? free.acceptance.value : 0.7;  // guess: a match of a few tokens
+  const bool drafts_pay = cycle_tokens_.known && TokenSeconds() < PlainTokenSeconds();
+  if (drafts_pay && acceptance_.known && acceptance_.value > rate && ++free.refused < kRetryCycles) return 0;
   int32_t worth = 0;
   for (double survival = rate; worth < most && survival * saved > row; survival *= rate) ++worth;
-  if (worth == 0 && ++lookups_refused_ >= kRetryCycles) worth = 1;
+  if (worth == 0 && ++free.refused >= kRetryCycles) worth = 1;
+  if (worth > 0) free.refused = 0;
   return worth;
 }
 
-void PeriodController::RecordLookup(int32_t rows, int32_t accepted, double seconds) {
-  lookups_refused_ = 0;
-  if (full_seconds_.known && rows > 1) row_seconds_.Add(std::max(0.0, (seconds - full_seconds_.value) / (rows - 1)));
-  for (int32_t i = 0; i < std::min(rows - 1, accepted + 1); ++i) lookup_acceptance_.Add(i < accepted ? 1 : 0);
-}
-
-void PeriodController::RecordDraft(float confidence, double seconds) {
-  confidences_[static_cast<size_t>(drafted_++)] = confidence;
-  survival_ *= AcceptanceOf(confidence);
+void PeriodController::RecordDraft(int32_t rows, double seconds) {
+  ++passes_;
   cycle_draft_seconds_ += seconds;
-  draft_seconds_.Add(seconds);
+  if (rows == texts_) {
+    draft_seconds_.Add(seconds);
+  } else if (rows > texts_ && draft_seconds_.known) {
+    draft_row_seconds_.Add(std::max(0.0, (seconds - draft_seconds_.value) / (rows - texts_)));
+  }
 }
 
-void PeriodController::RecordVerify(int32_t rows, int32_t accepted, double seconds) {
-  ++cycles_;
-  if (drafted_ == 0) {
+void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const JudgedDraft> judged) {
+  for (const JudgedDraft& draft : judged) {
+    const bool is_free = draft.source == DraftSource::kLookup || draft.source == DraftSource::kRepair;
+    const size_t kind = static_cast<size_t>(draft.source);
+    if (is_free) {
+      free_[kind].acceptance.Add(draft.stood ? 1 : 0);
+      continue;
+    }
+    Bin& bin = bins_[kind][BinOf(draft.confidence)];
+    bin.judged += 1;
+    bin.stood += draft.stood ? 1 : 0;
+  }
+  const int32_t more_rows = outcome.rows - texts_;
+  if (more_rows == 0) full_seconds_.Add(outcome.seconds);
+  if (more_rows == 0 && passes_ == 0) {
+    ++cycles_;
     ++dense_cycles_;
     ++since_draft_;
-    full_seconds_.Add(seconds);
     return;
   }
-  since_draft_ = 0;
-  if (!full_seconds_.known) full_seconds_.Add(seconds);
-  row_seconds_.Add(std::max(0.0, (seconds - full_seconds_.value) / (rows - 1)));
-  cycle_seconds_.Add(seconds + cycle_draft_seconds_);
-  cycle_tokens_.Add(accepted + 1);
-  for (int32_t i = 0; i < std::min(drafted_, accepted + 1); ++i) {
-    const bool stood = i < accepted;
-    const size_t bin = static_cast<size_t>(BinOf(confidences_[static_cast<size_t>(i)]));
-    bin_judged_[bin] += 1;
-    bin_accepted_[bin] += stood ? 1 : 0;
-    acceptance_.Add(stood ? 1 : 0);
+  if (more_rows > 0 && full_seconds_.known) {
+    row_seconds_.Add(std::max(0.0, (outcome.seconds - full_seconds_.value) / more_rows));
   }
+  if (passes_ == 0) return;  // free drafts alone
+  ++cycles_;
+  since_draft_ = 0;
+  if (!full_seconds_.known) full_seconds_.Add(outcome.seconds);
+  cycle_seconds_.Add(outcome.seconds + cycle_draft_seconds_);
+  cycle_tokens_.Add(outcome.tokens);
+  for (int32_t i = 0; i < outcome.accepted; ++i) acceptance_.Add(1);
+  for (int32_t i = 0; i < outcome.ended_by_a_draft; ++i) acceptance_.Add(0);
 }
 
 }  // namespace dogstar

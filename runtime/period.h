@@ -1,12 +1,16 @@
-// PeriodController: how many tokens to draft before the next full pass.
+// PeriodController: how many draft passes to make before the next full pass, and which drafts it is to verify.
 //
-// Fixed: period - 1 drafts. Adaptive: one more draft is worth its time when
-//   P(it will be accepted) * (seconds that an accepted token saves) > (seconds of a draft step + of a verify row).
-// P is the product of what is known of the drafts so far and a running acceptance rate; a draft's own confidence
-// (its largest probability) is turned into a probability by what such confidences were worth in this text. A token
-// saves what the best of plain full passes and recent cycles pays for one. Where drafts do not pay, cycles are single
-// full passes (so a corrected run is never slower than a dense one) and a draft is tried again now and then.
-// All times are measured while running; only speed depends on them, in strict mode never the text.
+// Fixed: period - 1 passes, and all they drafted. Adaptive: one more pass is worth its time when
+//   P(what it looks beyond stands) * P(a draft after it stands) * (seconds that an accepted token saves)
+//     > seconds of the pass + of its rows of the full pass,
+// and a draft is worth its row of the full pass when P(its path stands) * (seconds saved) is more than the row takes.
+// P is the product of what the confidences of a path's drafts were worth in this text; a running rate of acceptance
+// stands for drafts not yet made. A token saves what the best of plain full passes and recent cycles pays for one.
+// Where drafts do not pay, cycles are single full passes (so a corrected run is never slower than a dense one) and a
+// draft is tried again now and then. All times are measured while running; only speed depends on them, in strict mode
+// never the text.
+//
+// Several texts may share the passes: then a cycle's tokens are those of all of them.
 //
 // Threads: one.
 #pragma once
@@ -15,6 +19,8 @@
 #include <cstdint>
 #include <span>
 
+#include "runtime/draft_tree.h"
+
 namespace dogstar {
 
 struct PeriodOptions {
@@ -22,23 +28,40 @@ struct PeriodOptions {
   int32_t period = 16;  // tokens per cycle, root included; the largest when adaptive
 };
 
+// A draft whose parent stood.
+struct JudgedDraft {
+  DraftSource source = DraftSource::kFirst;
+  float confidence = 0;
+  bool stood = false;
+};
+
+// What a cycle's full pass came to.
+struct CycleOutcome {
+  int32_t rows = 1;              // of the pass
+  int32_t tokens = 1;            // that the texts won
+  int32_t accepted = 0;          // drafts that stood
+  int32_t ended_by_a_draft = 0;  // texts whose last token that stood had drafts after it, none of which did
+  double seconds = 0;
+};
+
 class PeriodController {
  public:
   explicit PeriodController(const PeriodOptions& options) : options_(options) {}
 
-  void BeginCycle();
-  // Asked before each draft step.
-  bool DraftAnother() const;
-  // A draft was made; its largest probability, and the seconds of its step.
-  void RecordDraft(float confidence, double seconds);
-  // The cycle's full pass over `rows` rows, of which `accepted` drafts stood.
-  void RecordVerify(int32_t rows, int32_t accepted, double seconds);
+  void BeginCycle(int32_t texts = 1);
+  // Probability that a draft stands where its parent does.
+  double AcceptanceOf(DraftSource source, float confidence) const;
+  // Asked before each draft pass. reached: the probabilities of the nodes it is to look beyond, the largest first; so
+  // many of them are worth it; 0: none.
+  int32_t NodesToLookBeyond(std::span<const double> reached) const;
+  void RecordDraft(int32_t rows, double seconds);
+  // Of a draft that is worth its row of the full pass.
+  double LeastProbability() const;
+  void RecordVerify(const CycleOutcome& outcome, std::span<const JudgedDraft> judged);
 
-  // Drafts that cost no step (text_lookup.h) instead of the cycle's own: so many of `found` are worth their rows of the
-  // full pass; 0: own drafts are better, or none.
-  int32_t LookupsToTry(int32_t found);
-  // The full pass of a cycle of such drafts.
-  void RecordLookup(int32_t rows, int32_t accepted, double seconds);
+  // Drafts that cost no pass (kLookup, kRepair) instead of the cycle's own: so many of `found` are worth their rows of
+  // the full pass; 0: own drafts are better, or none.
+  int32_t FreeDraftsToTry(DraftSource source, int32_t found);
 
   // Share of cycles that drafted nothing although the period allows it.
   double dense_share() const { return cycles_ > 0 ? static_cast<double>(dense_cycles_) / cycles_ : 0; }
@@ -58,24 +81,32 @@ class PeriodController {
     bool known = false;
     void Add(double sample);
   };
+  struct Free {
+    Mean acceptance;
+    int32_t refused = 0;  // since some were tried
+  };
+  struct Bin {
+    double judged = 0, stood = 0;
+  };
   // What a token of drafting cycles costs; 0 before the first.
   double TokenSeconds() const { return cycle_tokens_.known ? cycle_seconds_.value / cycle_tokens_.value : 0; }
-  double AcceptanceOf(float confidence) const;
-  static int BinOf(float confidence);
+  double PlainTokenSeconds() const { return full_seconds_.value / texts_; }
+  // What an accepted draft saves.
+  double SavedSeconds() const;
+  double ExpectedAcceptance() const;
+  static size_t BinOf(float confidence);
 
   PeriodOptions options_;
-  int32_t drafted_ = 0;  // in this cycle
-  double survival_ = 1;  // probability that all drafts so far stand
+  int32_t texts_ = 1;
+  int32_t passes_ = 0;  // of drafts, in this cycle
   double cycle_draft_seconds_ = 0;
-  std::array<float, 1024> confidences_{};
   // Of cycles that drafted, seconds and tokens apart: the mean of their ratios would overrate cycles that lost.
   Mean cycle_seconds_, cycle_tokens_;
-  Mean draft_seconds_, full_seconds_, row_seconds_;
-  Mean acceptance_;              // of the next draft, given that those before it stood
-  Mean lookup_acceptance_;       // the same of drafts that were looked up
-  int32_t lookups_refused_ = 0;  // since one was tried
-  std::array<double, kBins> bin_accepted_{};
-  std::array<double, kBins> bin_judged_{};
+  Mean draft_seconds_, draft_row_seconds_;  // of a pass of one row, and of each more
+  Mean full_seconds_, row_seconds_;         // the same of full passes
+  Mean acceptance_;                         // of some draft after a token that stood
+  std::array<Free, kDraftSources> free_;
+  std::array<std::array<Bin, kBins>, kDraftSources> bins_{};
   int64_t cycles_ = 0, dense_cycles_ = 0;
   int32_t since_draft_ = 0;
 };

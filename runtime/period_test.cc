@@ -1,9 +1,21 @@
 #include "runtime/period.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "gtest/gtest.h"
 
 namespace dogstar {
 namespace {
+
+// A cycle of a chain: so many rows, of which so many drafts stood.
+void RecordChain(PeriodController* period, int rows, int accepted, DraftSource source, float confidence,
+                 double seconds) {
+  std::vector<JudgedDraft> judged(static_cast<size_t>(std::min(rows - 1, accepted + 1)), {source, confidence, true});
+  const bool ended = accepted < rows - 1;
+  if (ended) judged.back().stood = false;
+  period->RecordVerify({rows, accepted + 1, accepted, ended ? 1 : 0, seconds}, judged);
+}
 
 // Runs cycles with given costs; returns the mean rows a cycle over the last half.
 double MeanRows(PeriodController* period, double draft_seconds, double full_seconds, float confidence,
@@ -13,13 +25,15 @@ double MeanRows(PeriodController* period, double draft_seconds, double full_seco
   for (int cycle = 0; cycle < 200; ++cycle) {
     period->BeginCycle();
     int rows = 1;
-    while (period->DraftAnother()) {
-      period->RecordDraft(confidence, draft_seconds);
+    double probability = 1;
+    while (period->NodesToLookBeyond({&probability, 1}) > 0) {
+      period->RecordDraft(1, draft_seconds);
+      probability *= period->AcceptanceOf(DraftSource::kFirst, confidence);
       ++rows;
     }
     int accepted = 0;
     while (accepted < rows - 1 && ++serial % period_of_failure != 0) ++accepted;
-    period->RecordVerify(rows, accepted, full_seconds);
+    RecordChain(period, rows, accepted, DraftSource::kFirst, confidence, full_seconds);
     if (cycle >= 100) rows_sum += rows, ++counted;
   }
   return rows_sum / counted;
@@ -51,37 +65,96 @@ TEST(PeriodTest, DraftsThatAreNeverAcceptedAreGivenUp) {
   EXPECT_LT(MeanRows(&period, 0.2, 1, 0.3F, 1), 1.3);
 }
 
+void RecordLookup(PeriodController* period, int rows, int accepted, double seconds) {
+  period->BeginCycle();
+  RecordChain(period, rows, accepted, DraftSource::kLookup, 1, seconds);
+}
+
 PeriodController WithFullPass(double seconds) {
   PeriodController period({true, 16});
   period.BeginCycle();
-  period.RecordVerify(1, 0, seconds);
+  RecordChain(&period, 1, 0, DraftSource::kFirst, 1, seconds);
   return period;
 }
 
 TEST(PeriodTest, LookupsThatStandAreTakenInFull) {
   PeriodController period = WithFullPass(1);
-  for (int i = 0; i < 50; ++i) period.RecordLookup(11, 10, 1.01);
-  EXPECT_EQ(period.LookupsToTry(10), 10);
-  EXPECT_EQ(period.LookupsToTry(40), 15);  // the period is the most
-  EXPECT_EQ(period.LookupsToTry(0), 0);
+  for (int i = 0; i < 50; ++i) RecordLookup(&period, 11, 10, 1.01);
+  EXPECT_EQ(period.FreeDraftsToTry(DraftSource::kLookup, 10), 10);
+  EXPECT_EQ(period.FreeDraftsToTry(DraftSource::kLookup, 40), 15);  // the period is the most
+  EXPECT_EQ(period.FreeDraftsToTry(DraftSource::kLookup, 0), 0);
 }
 
 TEST(PeriodTest, LookupsThatFailAreTriedNowAndThen) {
   PeriodController period = WithFullPass(1);
-  for (int i = 0; i < 50; ++i) period.RecordLookup(11, 0, 1.5);  // 0.05 a row
+  for (int i = 0; i < 50; ++i) RecordLookup(&period, 11, 0, 1.5);  // 0.05 a row
   int tried = 0;
   for (int i = 0; i < 160; ++i) {
-    if (period.LookupsToTry(10) == 0) continue;
+    if (period.FreeDraftsToTry(DraftSource::kLookup, 10) == 0) continue;
     ++tried;
-    period.RecordLookup(2, 0, 1.05);
+    RecordLookup(&period, 2, 0, 1.05);
   }
   EXPECT_EQ(tried, 10);
 }
 
 TEST(PeriodTest, AFixedPeriodTakesWhatIsFound) {
   PeriodController period({false, 8});
-  EXPECT_EQ(period.LookupsToTry(3), 3);
-  EXPECT_EQ(period.LookupsToTry(30), 7);
+  EXPECT_EQ(period.FreeDraftsToTry(DraftSource::kLookup, 3), 3);
+  EXPECT_EQ(period.FreeDraftsToTry(DraftSource::kLookup, 30), 7);
+}
+
+// Learns the prices of a pass of one row, 0.1 s and 0.02 s a further row, and of full passes, 1 s and 0.01 s a row.
+PeriodController WithPrices() {
+  PeriodController period = WithFullPass(1);
+  for (int i = 0; i < 100; ++i) {
+    period.BeginCycle();
+    period.RecordDraft(1, 0.1);
+    period.RecordDraft(4, 0.16);
+    RecordChain(&period, 5, i % 2 == 0 ? 2 : 0, DraftSource::kFirst, 0.5F, 1.04);
+  }
+  period.BeginCycle();
+  return period;
+}
+
+TEST(PeriodTest, NodesAreLookedBeyondWhileEachIsWorthItsRow) {
+  const PeriodController period = WithPrices();
+  const std::vector<double> all = {0.9, 0.6, 0.4, 0.3}, some = {0.9, 0.6, 0.04, 0.02}, none = {0.1, 0.05};
+  EXPECT_EQ(period.NodesToLookBeyond(all), 4);
+  EXPECT_EQ(period.NodesToLookBeyond(some), 2);
+  EXPECT_EQ(period.NodesToLookBeyond(none), 0);
+}
+
+TEST(PeriodTest, ADraftIsWorthItsRowByItsProbability) {
+  const double least = WithPrices().LeastProbability();  // 0.01 s a row, about 0.6 s a token
+  EXPECT_GT(least, 0.01);
+  EXPECT_LT(least, 0.03);
+  EXPECT_EQ(PeriodController({false, 8}).LeastProbability(), 0);
+}
+
+TEST(PeriodTest, ConfidencesAreTakenForWhatTheyWereWorthByTheirSource) {
+  PeriodController period = WithFullPass(1);
+  for (int i = 0; i < 100; ++i) {
+    const std::vector<JudgedDraft> judged = {{DraftSource::kFirst, 0.55F, i % 10 != 0},
+                                             {DraftSource::kOther, 0.55F, i % 10 == 0}};
+    period.RecordVerify({3, 2, 1, 0, 1}, judged);
+  }
+  EXPECT_NEAR(period.AcceptanceOf(DraftSource::kFirst, 0.55F), 0.9, 0.05);
+  EXPECT_NEAR(period.AcceptanceOf(DraftSource::kOther, 0.55F), 0.1, 0.05);
+}
+
+TEST(PeriodTest, TextsTogetherHaveAPlainPassForATokenEach) {
+  PeriodController period({true, 16});
+  for (int i = 0; i < 20; ++i) {
+    period.BeginCycle(4);
+    period.RecordVerify({4, 4, 0, 0, 1}, {});
+  }
+  period.BeginCycle(4);
+  period.RecordDraft(4, 0.2);
+  period.RecordVerify({8, 6, 2, 2, 1}, {});
+  period.BeginCycle(4);
+  const std::vector<double> good(4, 0.9), bad(4, 0.1);
+  EXPECT_EQ(period.NodesToLookBeyond(good), 4);  // 4 * 0.9 * 0.5 * 0.2 s for 0.2 s
+  EXPECT_EQ(period.NodesToLookBeyond(bad), 0);
 }
 
 }  // namespace

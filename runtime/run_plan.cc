@@ -29,6 +29,8 @@ constexpr uint64_t kProgramSlack = uint64_t{4} << 20;
 constexpr uint64_t kActivationShare = 16;
 // Above this share of the rows a list is no faster gathered than as masks (docs/sparsity.md).
 constexpr double kGatherAtMost = 0.9;
+// Logits of a cycle take at most this share of it.
+constexpr uint64_t kLogitShare = 8;
 constexpr int32_t kBatchRows[] = {512, 256, 128, 64, 32, 16};
 
 KvType KvTypeOf(const Config& config) {
@@ -205,8 +207,53 @@ int ThreadsOf(const Config& config) {
   return config.threads > 0 ? config.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-KvShape KvShapeOf(const Config& config, const ModelConfig& model, int32_t context_slots) {
-  return {model.layer_count, model.kv_head_count, model.head_dim, context_slots, KvTypeOf(config)};
+int32_t DraftsOfCycle(const Config& config) {
+  constexpr int32_t kBestNodes = 32;
+  const int32_t chain = config.corrector.period - 1;
+  const int32_t asked = config.draft.nodes;
+  switch (config.draft.tree) {
+    case TreeShape::kChain:
+      return asked > 0 ? std::min(asked, chain) : chain;
+    case TreeShape::kBeam:
+      return asked > 0 ? asked : config.draft.width * chain;
+    case TreeShape::kBest:
+      return chain == 0 ? 0 : asked > 0 ? asked : kBestNodes;
+  }
+  return chain;
+}
+
+CycleRows RowsOfCycles(const Config& config, RunMode mode, const ModelConfig& model, int32_t context_slots,
+                       int32_t texts) {
+  if (!JudgesDrafts(mode)) return {texts, ""};
+  const int32_t asked = DraftsOfCycle(config) + 1;
+  const int32_t in_context = std::max(1, std::min(asked, context_slots + TreeSlots(config, mode)));
+  CycleRows cycle{in_context * texts, ""};
+  if (in_context < asked) {
+    cycle.reduced = fmt::format("a cycle of {} tokens is larger than the context: it has {}", asked, in_context);
+  }
+  if (!config.budget.ram) return cycle;
+  const uint64_t row_bytes = static_cast<uint64_t>(model.vocab_size) * sizeof(float);
+  const uint64_t share = *config.budget.ram / kLogitShare;
+  const int32_t in_budget = std::max(texts, static_cast<int32_t>(std::min<uint64_t>(share / row_bytes, 1 << 20)));
+  if (in_budget >= cycle.rows) return cycle;
+  cycle.reduced = fmt::format(
+      "logits of {} tokens take {}, more than an eighth of the budget: cycles have {} tokens ({})", cycle.rows,
+      FormatSize(row_bytes * static_cast<uint64_t>(cycle.rows)), in_budget, "corrector.period, draft.nodes");
+  cycle.rows = in_budget;
+  return cycle;
+}
+
+int32_t TreeSlots(const Config& config, RunMode mode) {
+  if (!JudgesDrafts(mode) || config.draft.tree == TreeShape::kChain) return 0;
+  return std::max(DraftsOfCycle(config), config.draft.width * (config.corrector.period - 1));
+}
+
+int32_t KvSlots(const Config& config, RunMode mode, int32_t context_slots, int32_t texts) {
+  return (context_slots + TreeSlots(config, mode)) * texts;
+}
+
+KvShape KvShapeOf(const Config& config, const ModelConfig& model, int32_t slots) {
+  return {model.layer_count, model.kv_head_count, model.head_dim, slots, KvTypeOf(config)};
 }
 
 absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, const Backend& backend,
@@ -217,10 +264,12 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   plan.request.budget_bytes = config.budget.ram.value_or(kNoLimit);
   plan.request.ring_bytes = config.io.ring_bytes;
   plan.request.rates = rates;
-  plan.request.fixed = {{"program and vocabulary", options.program_bytes},
-                        {"KV cache", KvStoreBytes(KvShapeOf(config, model.config(), options.context_slots))},
-                        {"activations", Forward::Bytes(model, backend, plan.limits)},
-                        {"norms and down-scale tables", Weights::TableBytes(model)}};
+  plan.request.fixed = {
+      {"program and vocabulary", options.program_bytes},
+      {"KV cache", KvStoreBytes(KvShapeOf(config, model.config(),
+                                          KvSlots(config, options.mode, options.context_slots, options.texts)))},
+      {"activations", Forward::Bytes(model, backend, plan.limits)},
+      {"norms and down-scale tables", Weights::TableBytes(model)}};
   if (options.text_bytes > 0) plan.request.fixed.push_back({"generated text", options.text_bytes});
   if (options.needs_row_norms && NeedsPacked(options.mode)) {
     plan.request.fixed.push_back(

@@ -26,15 +26,30 @@ bool JudgesDrafts(RunMode mode);
 // True for modes that draft, which needs the packed form.
 bool NeedsPacked(RunMode mode);
 int ThreadsOf(const Config& config);
+// Drafts of a text that a full pass looks at, at most, as the settings have it.
+int32_t DraftsOfCycle(const Config& config);
+// Slots of the KV cache for nodes of a text's tree beside those of its context.
+int32_t TreeSlots(const Config& config, RunMode mode);
+// Rows of a cycle's full pass, of all texts together: what the settings ask for, within the context and within what
+// their logits may take of the budget. At least one for each text.
+struct CycleRows {
+  int32_t rows = 1;
+  std::string reduced;  // why they are fewer than asked for; empty: they are not
+};
+CycleRows RowsOfCycles(const Config& config, RunMode mode, const ModelConfig& model, int32_t context_slots,
+                       int32_t texts);
 // Precise runs keep float32, whatever is asked for.
-KvShape KvShapeOf(const Config& config, const ModelConfig& model, int32_t context_slots);
+KvShape KvShapeOf(const Config& config, const ModelConfig& model, int32_t slots);
+// Slots for so many texts: their contexts, and the trees that grow at their ends.
+int32_t KvSlots(const Config& config, RunMode mode, int32_t context_slots, int32_t texts);
 
 // Memory of the program and the vocabulary: as it is now, and what it will grow by. Gives freed memory back first.
 uint64_t MeasureProgramBytes();
 
 struct RunPlanOptions {
   RunMode mode = RunMode::kDense;
-  int32_t context_slots = 0;
+  int32_t context_slots = 0;  // of each text
+  int32_t texts = 1;
   int32_t logit_rows = 1;
   bool observes_prompt = false;  // the predictor wants to see the prompt's activations
   // Memory of the program and the vocabulary as it is now, and what tools around it take.

@@ -79,6 +79,34 @@ size_t CountCandidates(const SamplingOptions& options, std::span<const float> lo
   return count;
 }
 
+// Sum of exp((logit - largest) * scale), without the terms that cannot change three digits: it is asked for every
+// draft.
+float SumOfWeights(std::span<const float> logits, float largest, float scale) {
+  constexpr float kNegligible = 14;  // e^-14 * 49152 tokens = 4%, at the very most
+  float sum = 0;
+  for (float logit : logits) {
+    const float distance = (largest - logit) * scale;
+    if (distance < kNegligible) sum += std::exp(-distance);
+  }
+  return sum;
+}
+
+// Adds the `count` likeliest tokens (ties: the lowest id) but the one that is there already.
+void AddLikeliest(std::span<const float> logits, int32_t count, std::vector<TokenProbability>* tokens) {
+  const TokenId chosen = tokens->front().token;
+  const auto logit_of = [&](const TokenProbability& entry) { return logits[static_cast<size_t>(ToInt(entry.token))]; };
+  const size_t most = static_cast<size_t>(count) + 1;
+  for (size_t i = 0; i < logits.size() && count > 0; ++i) {
+    const TokenId token{static_cast<int32_t>(i)};
+    const bool beaten = tokens->size() == most && !(logits[i] > logit_of(tokens->back()));
+    if (beaten || token == chosen || !(logits[i] > kImpossible)) continue;
+    if (tokens->size() == most) tokens->pop_back();
+    const auto place = std::find_if(tokens->begin() + 1, tokens->end(),
+                                    [&](const TokenProbability& entry) { return logits[i] > logit_of(entry); });
+    tokens->insert(place, {token, 0});
+  }
+}
+
 }  // namespace
 
 // Terms below e^-40 of the largest cannot change a double's first fifteen digits, whatever the vocabulary.
@@ -132,9 +160,27 @@ std::span<const float> Sampler::Adjusted(std::span<const float> logits, const To
   return adjusted_;
 }
 
-TokenId Sampler::Choose(std::span<const float> raw_logits, const TokenHistory& history, SequenceId sequence,
+TokenId Sampler::Choose(std::span<const float> logits, const TokenHistory& history, SequenceId sequence,
                         TokenPos position) {
+  return ChooseAdjusted(Adjusted(logits, history), sequence, position);
+}
+
+std::vector<TokenProbability> Sampler::Propose(std::span<const float> raw_logits, const TokenHistory& history,
+                                               SequenceId sequence, TokenPos position, int32_t count,
+                                               float temperature) {
   const std::span<const float> logits = Adjusted(raw_logits, history);
+  std::vector<TokenProbability> proposed = {{ChooseAdjusted(logits, sequence, position), 0}};
+  AddLikeliest(logits, count - 1, &proposed);
+  const float largest = logits[static_cast<size_t>(ToInt(ArgMax(logits)))];
+  const float total = SumOfWeights(logits, largest, 1 / temperature);
+  for (TokenProbability& entry : proposed) {
+    const float logit = logits[static_cast<size_t>(ToInt(entry.token))];
+    entry.probability = std::exp((logit - largest) / temperature) / total;
+  }
+  return proposed;
+}
+
+TokenId Sampler::ChooseAdjusted(std::span<const float> logits, SequenceId sequence, TokenPos position) {
   if (options_.temperature <= 0) return ArgMax(logits);
   LikeliestFirst order(logits, &order_);
   const size_t candidates = CountCandidates(options_, logits, &order);

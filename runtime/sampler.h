@@ -52,15 +52,25 @@ struct TokenHistory {
   std::span<const TokenId> drafted;
 };
 
-// Threads: one; Choose uses scratch memory of its own.
+struct TokenProbability {
+  TokenId token{};
+  float probability = 0;
+};
+
+// Threads: one; its functions use scratch memory of its own.
 class Sampler {
  public:
   explicit Sampler(SamplingOptions options) : options_(std::move(options)) {}
 
   const SamplingOptions& options() const { return options_; }
   TokenId Choose(std::span<const float> logits, const TokenHistory& history, SequenceId sequence, TokenPos position);
+  // What a draft may try: the token that Choose gives, then the count - 1 likeliest others after bias and penalties,
+  // with softmax(logits / temperature) to three digits. Impossible tokens are left out. REQUIRES: count >= 1.
+  std::vector<TokenProbability> Propose(std::span<const float> logits, const TokenHistory& history, SequenceId sequence,
+                                        TokenPos position, int32_t count, float temperature);
 
  private:
+  TokenId ChooseAdjusted(std::span<const float> logits, SequenceId sequence, TokenPos position);
   std::span<const float> Adjusted(std::span<const float> logits, const TokenHistory& history);
   void Penalize(const TokenHistory& history);
 

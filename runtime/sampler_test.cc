@@ -123,5 +123,32 @@ TEST(SamplerTest, LogprobsAreSortedAndSumToOne) {
   EXPECT_NEAR(NegativeLogLikelihood(kLogits, TokenId{0}), -top[2].logprob, 1e-6);
 }
 
+TEST(SamplerTest, ProposalsAreTheChoiceAndTheLikeliestOthers) {
+  const std::vector<float> logits = {1, 3, 2, -std::numeric_limits<float>::infinity(), 3};
+  Sampler greedy({});
+  const std::vector<TokenProbability> proposed = greedy.Propose(logits, {}, SequenceId{0}, TokenPos{1}, 9, 1);
+  std::vector<int32_t> tokens;
+  float sum = 0;
+  for (const TokenProbability& entry : proposed) tokens.push_back(ToInt(entry.token)), sum += entry.probability;
+  EXPECT_EQ(tokens, (std::vector<int32_t>{1, 4, 2, 0}));  // ties: the lowest id; impossible ones: none
+  EXPECT_NEAR(sum, 1, 1e-3);
+  EXPECT_NEAR(proposed[2].probability, Probability(logits, TokenId{2}, 1), 1e-3);
+  EXPECT_NEAR(greedy.Propose(logits, {}, SequenceId{0}, TokenPos{1}, 1, 0.5F)[0].probability,
+              Probability(logits, TokenId{1}, 0.5F), 1e-3);
+
+  // A draw goes first wherever it ranks, and is not proposed twice.
+  SamplingOptions hot;
+  hot.temperature = 2;
+  Sampler sampler(hot);
+  for (int32_t position = 0; position < 50; ++position) {
+    const auto drawn = sampler.Propose(logits, {}, SequenceId{0}, TokenPos{position}, 3, 1);
+    ASSERT_EQ(drawn.size(), 3U);
+    EXPECT_EQ(drawn[0].token, sampler.Choose(logits, {}, SequenceId{0}, TokenPos{position}));
+    EXPECT_NE(drawn[1].token, drawn[0].token);
+    EXPECT_NE(drawn[2].token, drawn[0].token);
+    EXPECT_GE(drawn[1].probability, drawn[2].probability);
+  }
+}
+
 }  // namespace
 }  // namespace dogstar

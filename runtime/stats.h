@@ -25,14 +25,15 @@ struct GenerationResult {
   uint64_t disk_bytes = 0;         // since the engine was made, loading included
   double io_wait_seconds = 0;
 
-  int64_t full_passes = 0;  // while decoding; each is a cycle
-  int64_t draft_steps = 0;
-  int64_t drafts_judged = 0;
+  int64_t full_passes = 0;      // while decoding; each is a cycle
+  int64_t draft_steps = 0;      // passes of the sparse model
+  int64_t drafts_verified = 0;  // rows of full passes that were drafts
+  int64_t drafts_judged = 0;    // levels of drafts, on the path that stood and the one after it
   int64_t drafts_accepted = 0;
   int64_t looked_up = 0, lookups_accepted = 0;  // drafts that the text's own past gave; counted in those above as well
   std::vector<int64_t> cycle_tokens;            // [t]: full passes of corrected modes that won t tokens
   int64_t advanced = 0;                         // accepted drafts + one token a cycle
-  // [i]: cycles that judged their i-th draft, and those in which it stood.
+  // [i]: cycles that judged a draft at the i-th place after the root, and those in which one stood.
   std::vector<int64_t> judged_at, accepted_at;
   int32_t assumed_tokens = 0;  // > 0: drafts stood by assumption, so many tokens a cycle
   double draft_seconds = 0;

@@ -100,9 +100,9 @@ void TextHarvest::OnLayer(LayerIndex index, std::span<const float> z, int32_t ro
   }
 }
 
-void TextHarvest::EndPass(int32_t verified_rows) {
+void TextHarvest::EndPass(std::span<const int32_t> verified_rows) {
   for (Layer& layer : layers_) layer.wanted.Clear();
-  for (int32_t row = 0; row < verified_rows; ++row) {
+  for (const int32_t row : verified_rows) {
     for (size_t i = 0; i < layers_.size(); ++i) {
       Replay(LayerIndex{static_cast<int32_t>(i)}, row);
       if (accesses_ != nullptr) Record(LayerIndex{static_cast<int32_t>(i)}, row);

@@ -42,8 +42,8 @@ class TextHarvest : public PassObserver {
 
   // The prompt is over: the overlay's rows and scores are the prompt's.
   void BeginText(int32_t prompt_tokens);
-  // The first so many rows of the observed pass are tokens of the text.
-  void EndPass(int32_t verified_rows);
+  // These rows of the observed pass are tokens of the text, in their order.
+  void EndPass(std::span<const int32_t> verified_rows);
 
   Reads reads() const override { return Reads::kLayers; }
   void OnStreamedPages(LayerIndex layer, std::span<const FfnPageRef> pages, std::span<const float> z, int32_t rows,

@@ -128,7 +128,7 @@ class Bench {
     Engine::Options options;
     options.mode = choice_.mode;
     options.context_slots = std::max(config_.context, options_.prompt_tokens + options_.new_tokens);
-    options.logit_rows = LogitRows(config_, choice_.mode);
+    options.logit_rows = LogitRows(config_, choice_.mode, *model_, options.context_slots, hooks_);
     options.accesses = options_.accesses;
     ASSIGN_OR_RETURN(engine_, Engine::Create(config_, model_.get(), options, hooks_));
     generator_ = std::make_unique<Generator>(engine_.get());

@@ -211,7 +211,7 @@ absl::Status RunChat(const ChatArguments& arguments) {
   options.accesses = accesses.get();
   options.context_slots =
       config.context > 0 ? config.context : std::min(kDefaultContext, model->config().context_length);
-  options.logit_rows = LogitRows(config, choice.mode);
+  options.logit_rows = LogitRows(config, choice.mode, *model, options.context_slots, hooks);
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(config, model.get(), options, hooks));
   bar.Finish();
   CatchInterrupt();

@@ -110,8 +110,11 @@ absl::StatusOr<Config> ReadConfig(const ModelArguments& arguments) {
   return config;
 }
 
-int32_t LogitRows(const Config& config, RunMode mode) {
-  return JudgesDrafts(mode) ? std::max(1, config.corrector.period) : 1;
+int32_t LogitRows(const Config& config, RunMode mode, const ModelFile& model, int32_t context_slots, const Hooks& hooks,
+                  int32_t texts) {
+  const CycleRows cycle = RowsOfCycles(config, mode, model.config(), context_slots, texts);
+  if (!cycle.reduced.empty() && hooks.note) hooks.note(cycle.reduced);
+  return cycle.rows;
 }
 
 std::vector<std::string> GivenSettings(const ModelArguments& arguments) {

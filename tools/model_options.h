@@ -33,8 +33,9 @@ absl::StatusOr<Config> ReadConfig(const ModelArguments& arguments);
 // What was given beside the defaults, a line each: the file's name, then assignments of the command line.
 std::vector<std::string> GivenSettings(const ModelArguments& arguments);
 
-// Logits rows that a pass must be able to give.
-int32_t LogitRows(const Config& config, RunMode mode);
+// Logits rows that a pass must be able to give; `hooks` hear of it where they are fewer than the settings ask for.
+int32_t LogitRows(const Config& config, RunMode mode, const ModelFile& model, int32_t context_slots, const Hooks& hooks,
+                  int32_t texts = 1);
 // The error of --assume-accepted in a mode that judges no drafts.
 absl::Status NothingToAssumeIn(RunMode mode);
 

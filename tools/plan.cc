@@ -76,7 +76,7 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   options.mode = !automatic ? config.corrector.mode : subject.shape.packed ? RunMode::kStrict : RunMode::kDense;
   options.context_slots =
       config.context > 0 ? config.context : std::min(kDefaultContext, subject.model->config().context_length);
-  options.logit_rows = LogitRows(config, options.mode);
+  options.logit_rows = LogitRows(config, options.mode, *subject.model, options.context_slots, {});
   AskChoices(subject.choices, &options);
   options.program_bytes = MeasureProgramBytes();
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));

@@ -36,19 +36,23 @@ class Explainer {
  public:
   explicit Explainer(const Tokenizer* tokenizer) : tokenizer_(tokenizer), colored_(::isatty(STDERR_FILENO) != 0) {}
 
-  void Cycle(std::span<const TokenId> chain, int32_t accepted, TokenId next) {
-    std::string line = fmt::format("[{}] {} of {} drafts:", ++cycles_, accepted, chain.size() - 1);
-    for (size_t i = 1; i < chain.size(); ++i) {
-      const bool stood = static_cast<int32_t>(i) <= accepted;
-      line += " " + Marked(chain[i], stood ? "32" : "31", stood ? "+" : "-");
-    }
-    fmt::print(stderr, "{} then {}\n", line, Marked(next, "36", "="));
+  void Cycle(const DraftTree& tree, const Verdict& verdict) {
+    std::string line = fmt::format("[{}] {} of {} drafts:", ++cycles_, verdict.accepted(), tree.size() - 1);
+    // The path that stood, then what the draft would have gone on with.
+    for (size_t i = 1; i < verdict.path.size(); ++i) line += Drafted(tree, verdict.path[i], true);
+    int32_t node = verdict.path.back();
+    while ((node = tree.LikeliestChild(node)) >= 0) line += Drafted(tree, node, false);
+    fmt::print(stderr, "{} then {}\n", line, Marked(verdict.next, "36", "="));
   }
 
  private:
   std::string Marked(TokenId token, std::string_view color, std::string_view sign) const {
     const std::string text = Printable(tokenizer_->TokenBytes(token));
     return colored_ ? fmt::format("\x1b[{}m{}\x1b[0m", color, text) : fmt::format("{}{}", sign, text);
+  }
+
+  std::string Drafted(const DraftTree& tree, int32_t node, bool stood) const {
+    return " " + Marked(tree.node(node).token, stood ? "32" : "31", stood ? "+" : "-");
   }
 
   const Tokenizer* tokenizer_;
@@ -144,6 +148,7 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   json["cycles"] = result.full_passes;
   json["accepted_mean"] = result.accepted_mean();
   json["drafted"] = result.draft_steps;
+  json["verified"] = result.drafts_verified;
   json["drafts_accepted"] = result.drafts_accepted;
   json["looked_up"] = result.looked_up;
   json["lookups_accepted"] = result.lookups_accepted;
@@ -246,7 +251,7 @@ absl::Status Run(const RunArguments& arguments) {
   options.accesses = accesses.get();
   options.trace = trace.get();
   options.context_slots = ContextSlots(config, *model, static_cast<int32_t>(prompt.size()), arguments.max_tokens);
-  options.logit_rows = LogitRows(config, choice.mode);
+  options.logit_rows = LogitRows(config, choice.mode, *model, options.context_slots, hooks);
   options.text_bytes = TextBytes(arguments, options.context_slots, config);
   if (static_cast<int32_t>(prompt.size()) >= options.context_slots) {
     return absl::InvalidArgumentError(fmt::format("the prompt has {} tokens and does not fit a context of {} (-c)",
@@ -264,9 +269,7 @@ absl::Status Run(const RunArguments& arguments) {
   generation.assumed_tokens = arguments.assumed_tokens;
   Explainer explainer(&model->tokenizer());
   if (arguments.explain) {
-    generation.on_cycle = [&](std::span<const TokenId> chain, int32_t accepted, TokenId next) {
-      explainer.Cycle(chain, accepted, next);
-    };
+    generation.on_cycle = [&](const DraftTree& tree, const Verdict& verdict) { explainer.Cycle(tree, verdict); };
   }
   generation.on_prompt = [&](int32_t done, int32_t total) { bar.Prompt(done, total); };
   std::string text;

@@ -87,7 +87,7 @@ absl::StatusOr<Seconds> Search::Measure(const Config& config, std::span<const st
   Engine::Options options;
   options.mode = choice.mode;
   options.context_slots = std::max(config.context, static_cast<int32_t>(longest) + options_.new_tokens + 1);
-  options.logit_rows = LogitRows(config, choice.mode);
+  options.logit_rows = LogitRows(config, choice.mode, *model, options.context_slots, {});
   options.accesses = accesses;
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(config, model.get(), options, {}));
   Generator generator(engine.get());
@@ -151,7 +151,7 @@ absl::StatusOr<Search::Judgement> Search::AskPlanner(const Config& config, const
   RunPlanOptions options;
   options.mode = choice->mode;
   options.context_slots = std::max(config.context, 2 * options_.new_tokens);
-  options.logit_rows = LogitRows(config, choice->mode);
+  options.logit_rows = LogitRows(config, choice->mode, *model, options.context_slots, {});
   AskChoices(*choices, &options);
   options.program_bytes = MeasureProgramBytes();
   const absl::StatusOr<RunPlan> plan = PlanRun(config, *model, *backend, options, {});

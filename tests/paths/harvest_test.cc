@@ -1,4 +1,6 @@
 // The overlay follows the text: what verified tokens wanted comes in as its page streams by, and nothing else.
+#include <numeric>
+
 #include "gtest/gtest.h"
 #include "runtime/text_harvest.h"
 #include "tests/support/model_run.h"
@@ -62,6 +64,12 @@ class HarvestTest : public testing::Test {
       harvest_->OnStreamedPages(layer, {&ref, 1}, {}, 0, 0);
     }
   }
+  // The first so many rows of the pass are tokens of the text.
+  void EndPass(int32_t verified) {
+    std::vector<int32_t> rows(static_cast<size_t>(verified));
+    std::iota(rows.begin(), rows.end(), 0);
+    harvest_->EndPass(rows);
+  }
   bool Holds(int32_t first) {
     RowSet rows(rows_);
     overlay().AddTo(LayerIndex{1}, &rows);
@@ -81,10 +89,10 @@ class HarvestTest : public testing::Test {
 TEST_F(HarvestTest, RowsOfVerifiedTokensComeInWithTheNextPassAndThoseOfRejectedDraftsDoNot) {
   const int32_t last = rows_ - top_rows(), other = rows_ - 2 * top_rows();
   Pass({last, other});
-  harvest_->EndPass(1);
+  EndPass(1);
   EXPECT_FALSE(Holds(last));
   Pass({0, 0});
-  harvest_->EndPass(1);
+  EndPass(1);
   EXPECT_TRUE(Holds(last));
   EXPECT_FALSE(Holds(other));
   const PageCache::Stats stats = overlay().stats();
@@ -103,8 +111,8 @@ TEST_F(HarvestTest, DraftsHaveThePromptsRows) {
 TEST_F(HarvestTest, AWantedRowThatNoPassBroughtIsWantedNoLonger) {
   const int32_t last = rows_ - top_rows();
   Pass({last});
-  harvest_->EndPass(1);
-  harvest_->EndPass(0);
+  EndPass(1);
+  EndPass(0);
   Pass({0});
   EXPECT_FALSE(Holds(last));
 }
@@ -113,7 +121,7 @@ TEST_F(HarvestTest, ScoresCountVerifiedTokensOnly) {
   const int32_t last = rows_ - top_rows();
   const float before = scores_->Of(LayerIndex{0})[static_cast<size_t>(last)];
   Pass({last, last, last, 0});
-  harvest_->EndPass(3);
+  EndPass(3);
   // Each token spreads top_rows uses over its rows, as good as evenly.
   EXPECT_NEAR(scores_->Of(LayerIndex{0})[static_cast<size_t>(last)], before + 3, 0.3);
 }

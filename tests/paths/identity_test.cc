@@ -101,6 +101,33 @@ std::vector<Variant> Choices(uint64_t budget) {
   return variants;
 }
 
+// Drafts that are no chain, and what is tried a second time.
+void AddTrees(uint64_t budget, std::vector<Variant>* variants) {
+  const auto tree = [=](TreeShape shape, int32_t width, int32_t nodes, bool adaptive) {
+    return [=](Config* c) {
+      c->budget.ram = budget;
+      c->draft.tree = shape, c->draft.width = width, c->draft.nodes = nodes;
+      Strict(c, 6, adaptive);
+    };
+  };
+  variants->push_back({"strict, best-first tree", tree(TreeShape::kBest, 4, 0, false)});
+  variants->push_back({"strict, best-first tree a node at a time", tree(TreeShape::kBest, 1, 9, false)});
+  variants->push_back({"strict, best-first tree, adaptive", tree(TreeShape::kBest, 3, 12, true)});
+  variants->push_back({"strict, beam", tree(TreeShape::kBeam, 3, 0, false)});
+  variants->push_back({"strict, beam cut to 7 nodes, by gates", [=](Config* c) {
+                         tree(TreeShape::kBeam, 4, 7, false)(c);
+                         c->draft.predictor = "gate-weighted", c->draft.density = 0.4;
+                       }});
+  variants->push_back({"strict, tree that follows the text, looks up", [=](Config* c) {
+                         tree(TreeShape::kBest, 2, 10, false)(c);
+                         c->draft.overlay = 0.3, c->cache.harvest = HarvestMode::kText, c->draft.lookup = 1;
+                       }});
+  variants->push_back({"strict, repair", [=](Config* c) {
+                         c->budget.ram = budget, c->corrector.repair = true;
+                         Strict(c, 8, false);
+                       }});
+}
+
 std::vector<Variant> Variants(uint64_t budget) {
   std::vector<Variant> variants = {
       {"dense, budget", [=](Config* c) { c->budget.ram = budget; }},
@@ -132,6 +159,7 @@ std::vector<Variant> Variants(uint64_t budget) {
        }},
   };
   AddPredictors(budget, &variants);
+  AddTrees(budget, &variants);
   return variants;
 }
 

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "runtime/run_plan.h"
+
 namespace dogstar::testing_support {
 namespace {
 
@@ -56,7 +58,7 @@ absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slot
 absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, const GenerationOptions& options) {
   const int32_t needed = static_cast<int32_t>(prompt.size()) + options.max_tokens + 8;
   ASSIGN_OR_RETURN(const OpenedModel opened,
-                   OpenModel(config, config.context > 0 ? config.context : needed, config.corrector.period));
+                   OpenModel(config, config.context > 0 ? config.context : needed, DraftsOfCycle(config) + 1));
   RunOutput output;
   const std::vector<TokenId> ids = opened.model->tokenizer().Encode(prompt, {});
   RETURN_IF_ERROR(Generator(opened.engine.get()).Generate(ids, options, &output.result));
