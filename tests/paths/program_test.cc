@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <fstream>
 #include <numeric>
+#include <sstream>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -55,6 +56,39 @@ class ProgramTest : public testing::Test {
   TestFolder folder_;
   std::string model_;
 };
+
+TEST_F(ProgramTest, ABatchFileHasATextForEachPromptInOrder) {
+  WriteFile("prompts.txt", "hello\n\n  \nanother one\r\nlast");
+  const std::string common = "-m " + model_ + " -n 4 --ignore-eos --json ";
+  const ProgramOutput batch =
+      RunProgram(folder_, "run " + common + "--parallel 2 --batch-file " + folder_.Path("prompts.txt"));
+  ASSERT_EQ(batch.exit_code, 0) << batch.err;
+  std::istringstream lines(batch.out);
+  std::vector<nlohmann::json> texts;
+  for (std::string line; std::getline(lines, line);) texts.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(texts.size(), 3U);
+  const std::vector<std::pair<int, std::string>> prompts = {{1, "hello"}, {4, "another one"}, {5, "last"}};
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const ProgramOutput alone = RunProgram(folder_, "run " + common + "-p '" + prompts[i].second + "'");
+    EXPECT_EQ(texts[i]["line"], prompts[i].first);
+    EXPECT_EQ(texts[i]["tokens"], nlohmann::json::parse(alone.out)["tokens"]);
+  }
+  EXPECT_THAT(batch.err, HasSubstr("3 texts, 12 tok"));
+}
+
+TEST_F(ProgramTest, ABatchFileThatCannotRunIsNamedWithItsLine) {
+  WriteFile("none.txt", "\n \n");
+  WriteFile("long.txt", "hello\nhello hello hello hello hello hello hello\n");
+  const auto refused = [&](const std::string& arguments, const std::string& part) {
+    const ProgramOutput output = RunProgram(folder_, "run -m " + model_ + " -n 4 " + arguments);
+    EXPECT_EQ(output.exit_code, 1) << output.err;
+    EXPECT_THAT(output.err, HasSubstr(part));
+  };
+  refused("--batch-file " + folder_.Path("none.txt"), "has no prompts");
+  refused("--batch-file " + folder_.Path("missing.txt"), "missing.txt");
+  refused("--batch-file " + folder_.Path("long.txt") + " -c 10", "long.txt:2: the prompt has");
+  refused("--batch-file " + folder_.Path("long.txt") + " --explain", "--explain follows one text");
+}
 
 TEST_F(ProgramTest, FilesThatAreNoModelsAreNamed) {
   WriteFile("empty.gguf", "");

@@ -1,0 +1,127 @@
+// Texts that share passes are the texts that each prompt gives alone.
+#include <vector>
+
+#include "fmt/format.h"
+#include "gtest/gtest.h"
+#include "runtime/run_plan.h"
+#include "tests/support/model_run.h"
+
+namespace dogstar {
+namespace {
+
+using testing_support::RunModel;
+using testing_support::TestFolder;
+
+const std::vector<std::string> kPrompts = {"A tiny model says nothing of sense.",
+                                           "Another prompt, a longer one than that.", "Third."};
+
+class TogetherTest : public testing::Test {
+ protected:
+  TogetherTest() {
+    config_.model = testing_support::WriteTinyModel(folder_, QuantType::kQ4_0, false);
+    config_.threads = 2;
+  }
+
+  absl::StatusOr<std::vector<GenerationResult>> Together(const Config& config, int32_t context, int32_t tokens) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(config.model));
+    Engine::Options options;
+    options.mode = config.corrector.mode;
+    options.context_slots = context;
+    options.texts = static_cast<int32_t>(kPrompts.size());
+    options.logit_rows = RowsOfCycles(config, options.mode, model->config(), context, options.texts).rows;
+    options.program_bytes = testing_support::kProgramBytes;
+    ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(config, model.get(), options, {}));
+    std::vector<std::vector<TokenId>> prompts;
+    for (const std::string& prompt : kPrompts) prompts.push_back(model->tokenizer().Encode(prompt, {}));
+    std::vector<GenerationResult> results(prompts.size());
+    std::vector<TextRequest> requests;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      // Of different lengths: texts end one after the other.
+      const int32_t most = tokens + static_cast<int32_t>(i);
+      requests.push_back({prompts[i], {.max_tokens = most, .ignore_end = true, .logprobs = 2}, &results[i]});
+    }
+    RETURN_IF_ERROR(Generator(engine.get()).GenerateTogether(requests));
+    return results;
+  }
+
+  // Returns how often contexts slid.
+  int32_t ExpectAsAlone(const Config& config, int32_t context, const std::string& name) {
+    int32_t slides = 0;
+    constexpr int32_t kTokens = 24;
+    const absl::StatusOr<std::vector<GenerationResult>> together = Together(config, context, kTokens);
+    EXPECT_TRUE(together.ok()) << name << ": " << together.status();
+    if (!together.ok()) return 0;
+    Config alone = config;
+    alone.context = context;
+    alone.budget.ram.reset();
+    if (JudgesDrafts(config.corrector.mode)) alone.corrector.mode = RunMode::kDense;
+    for (size_t i = 0; i < kPrompts.size(); ++i) {
+      const GenerationOptions options{
+          .max_tokens = kTokens + static_cast<int32_t>(i), .ignore_end = true, .logprobs = 2};
+      const GenerationResult expected = RunModel(alone, kPrompts[i], options).value().result;
+      const GenerationResult& result = (*together)[i];
+      EXPECT_EQ(result.tokens, expected.tokens) << name << ", prompt " << i;
+      EXPECT_EQ(result.stop, expected.stop) << name;
+      EXPECT_EQ(result.context_slides, expected.context_slides) << name;
+      slides += result.context_slides;
+      for (size_t t = 0; t < expected.logprobs.size(); ++t) {
+        EXPECT_EQ(result.logprobs[t][0].logprob, expected.logprobs[t][0].logprob) << name << ", token " << t;
+      }
+    }
+    return slides;
+  }
+
+  TestFolder folder_;
+  Config config_;
+};
+
+TEST_F(TogetherTest, EveryModeGivesTheTextsOfEachAlone) {
+  for (double temperature : {0.0, 0.8}) {
+    config_.sampling.temperature = temperature;
+    for (const RunMode mode : {RunMode::kDense, RunMode::kSparse, RunMode::kStrict}) {
+      Config config = config_;
+      config.corrector.mode = mode;
+      config.corrector.period = 6;
+      config.draft.density = 0.5;
+      for (const TreeShape shape : {TreeShape::kChain, TreeShape::kBest, TreeShape::kBeam}) {
+        if (mode != RunMode::kStrict && shape != TreeShape::kChain) continue;
+        config.draft.tree = shape;
+        for (const bool adaptive : {false, true}) {
+          config.corrector.adaptive = adaptive;
+          ExpectAsAlone(config, 80,
+                        fmt::format("{}, shape {}, adaptive {}, temperature {}", RunModeName(mode),
+                                    static_cast<int>(shape), adaptive, temperature));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(TogetherTest, ContextsSlideEachAtItsOwnTime) {
+  config_.context_overflow = ContextOverflow::kSlide;
+  config_.context_keep = 2;
+  config_.corrector.mode = RunMode::kStrict;
+  config_.corrector.period = 5;
+  config_.corrector.adaptive = false;
+  config_.draft.density = 0.5;
+  for (const TreeShape shape : {TreeShape::kChain, TreeShape::kBest}) {
+    config_.draft.tree = shape;
+    EXPECT_GT(ExpectAsAlone(config_, 48, "sliding"), 0);
+  }
+}
+
+// Harvested rows and looked-up drafts are shared or a text's own: neither changes a text.
+TEST_F(TogetherTest, DraftsThatFollowTheTextsChangeNone) {
+  config_.corrector.mode = RunMode::kStrict;
+  config_.corrector.period = 6;
+  config_.corrector.adaptive = false;
+  config_.corrector.repair = true;
+  config_.draft.predictor = "griffin";
+  config_.draft.density = 0.4;
+  config_.draft.lookup = 1;
+  config_.cache.harvest = HarvestMode::kText;
+  ExpectAsAlone(config_, 80, "griffin, repair, lookup");
+}
+
+}  // namespace
+}  // namespace dogstar
