@@ -30,6 +30,7 @@ constexpr uint64_t kRingShare = 24;
 constexpr uint64_t kRangeMax = kMiB;
 
 int32_t RoundDown(int64_t value, int32_t step) { return static_cast<int32_t>(value / step * step); }
+int32_t RoundUp(int64_t value, int32_t step) { return RoundDown(value + step - 1, step); }
 
 // A layer's matrices with their places, attention first.
 using Part = std::pair<const MatrixShape*, MatrixPlacement*>;
@@ -159,16 +160,22 @@ class Filler {
     PlanLine line{"attention", 0, 0, "every pass and every draft reads it"};
     for (size_t i = 0; i < model_.layers.size(); ++i) {
       for (const auto& [matrix, place] : AttentionParts(model_.layers[i], &placement_.layers[i])) {
-        FirstRows(*matrix, place, &line);
+        WholeMatrix(*matrix, place, &line);
       }
     }
     Close(std::move(line));
   }
 
+  // The head's rows that drafts use.
+  void DraftHead(int32_t rows) {
+    FirstRows(model_.head, std::min(RoundUp(rows, StepRows(model_.head)), model_.head.rows), &placement_.head,
+              &head_line_);
+  }
+
+  // The head, or what is left of it.
   void Head() {
-    PlanLine line{model_.tied_head ? "head (and embedding)" : "head", 0, 0, "every token reads it"};
-    FirstRows(model_.head, &placement_.head, &line);
-    Close(std::move(line));
+    WholeMatrix(model_.head, &placement_.head, &head_line_);
+    Close(std::move(head_line_));
   }
 
   void PackedFfn(double overlay_share) {
@@ -220,14 +227,19 @@ class Filler {
     line->resident_bytes += bytes;
   }
 
-  // The whole matrix, or the first rows that fit.
-  void FirstRows(const MatrixShape& matrix, MatrixPlacement* place, PlanLine* line) {
-    const int32_t step = StepRows(matrix);
-    const bool fits = matrix.panel_bytes() <= left_;
+  // The first rows of the matrix, or as many of them as fit, in all.
+  void FirstRows(const MatrixShape& matrix, int32_t rows, MatrixPlacement* place, PlanLine* line) {
+    const int32_t step = StepRows(matrix), more = rows - place->resident_rows;
+    if (more <= 0) return;
+    const bool fits = matrix.PanelBytesOf(rows) - matrix.PanelBytesOf(place->resident_rows) <= left_;
     const auto steps = static_cast<int64_t>(left_ / matrix.PanelBytesOf(step));
-    Give(matrix, fits ? matrix.rows : RoundDown(std::min<int64_t>(steps * step, matrix.rows - 1), step), place, line);
+    Give(matrix, fits ? more : RoundDown(std::min<int64_t>(steps * step, more - 1), step), place, line);
+  }
+
+  void WholeMatrix(const MatrixShape& matrix, MatrixPlacement* place, PlanLine* line) {
+    FirstRows(matrix, matrix.rows, place, line);
     line->total_bytes += matrix.panel_bytes();
-    if (!fits) line->reason = "does not fit whole: the rest streams in every pass";
+    if (place->resident_rows < matrix.rows) line->reason = "does not fit whole: the rest streams in every pass";
     placement_.complement_bytes += matrix.row_bytes() * static_cast<uint64_t>(matrix.rows - place->resident_rows);
   }
 
@@ -287,6 +299,7 @@ class Filler {
   const ModelShape& model_;
   uint64_t left_;
   Placement placement_;
+  PlanLine head_line_{model_.tied_head ? "head (and embedding)" : "head", 0, 0, "every token reads it"};
 };
 
 // Rows of a streamed chunk: as the checksums cut it, or as many as a range takes.
@@ -310,7 +323,8 @@ void SetChunks(const ModelShape& model, Placement* placement) {
 }
 
 bool DraftsNeedNoDisk(const ModelShape& model, const PlanRequest& request, const Placement& placement) {
-  if (!model.packed || (!request.head_last && placement.head.resident_rows != model.head.rows)) return false;
+  const int32_t head_rows = request.draft_head_rows > 0 ? request.draft_head_rows : model.head.rows;
+  if (!model.packed || placement.head.resident_rows < head_rows) return false;
   for (size_t i = 0; i < model.layers.size(); ++i) {
     LayerPlacement place = placement.layers[i];
     for (const auto& [matrix, where] : AttentionParts(model.layers[i], &place)) {
@@ -348,13 +362,17 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   const uint64_t available = for_weights - ring.total();
   Filler filler(model, available);
   filler.Attention();
-  if (!request.head_last) filler.Head();
+  if (request.draft_head_rows > 0) {
+    filler.DraftHead(request.draft_head_rows);
+  } else {
+    filler.Head();
+  }
   if (model.packed) {
     filler.PackedFfn(request.overlay_share);
   } else {
     filler.PlainFfn();
   }
-  if (request.head_last) filler.Head();
+  if (request.draft_head_rows > 0) filler.Head();
   Placement placement = filler.Take();
   placement.planned_bytes = fixed + ring.total() + (available - filler.left());
   placement.range_bytes = ring.range_bytes;

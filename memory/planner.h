@@ -43,8 +43,8 @@ struct PlanRequest {
   // Share of the bytes for FFN rows that goes to the overlay instead of the prefix, 0..0.5. Packed files only.
   double overlay_share = 0;
   uint64_t ring_bytes = 0;  // 0: chosen; raised to the smallest that works
-  // Drafts have a head of their own (among the fixed costs): the model's comes last, behind the FFN's rows.
-  bool head_last = false;
+  // > 0: drafts use so many of the head's first rows; the others come last, behind the FFN's rows.
+  int32_t draft_head_rows = 0;
   StreamRates rates;
 };
 

@@ -175,15 +175,16 @@ TEST(PlannerTest, TheOverlayTakesItsShareOfTheRowsAndOnlyThat) {
   EXPECT_EQ(PlanPlacement(model, request)->layers[0].overlay_rows, 0);
 }
 
-// Drafts that have a head of their own need the model's no more than a page: it makes room for FFN rows.
-TEST(HeadLastTest, FfnRowsComeBeforeTheHead) {
+// Rows of the head that drafts do not use make room for FFN rows.
+TEST(DraftHeadRowsTest, FfnRowsComeBeforeTheRestOfTheHead) {
   const ModelShape model = MakeShape({.packed = true});
   const BudgetMarks marks = MarkBudgets(model, RequestOf(0));
   PlanRequest request = RequestOf((marks.drafts + marks.everything) / 2);
   const Placement before = PlanPlacement(model, request).value();
-  request.head_last = true;
+  request.draft_head_rows = 32;
   const Placement after = PlanPlacement(model, request).value();
   EXPECT_EQ(before.head.resident_rows, model.head.rows);
+  EXPECT_GE(after.head.resident_rows, 32);
   EXPECT_LT(after.head.resident_rows, model.head.rows);
   EXPECT_GT(after.resident_density, before.resident_density);
   EXPECT_TRUE(after.drafts_need_no_disk);

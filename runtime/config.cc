@@ -188,8 +188,8 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
                    BoolSetter([](Config & c) -> auto& { return c.draft.shared; })});
   constexpr std::string_view kVocabulary = "-1 to 16777216";
   keys->push_back({"draft.vocabulary",
-                   "frequent tokens that drafts choose among, beside the prompt's, from a head of their own; 0: all "
-                   "tokens; -1: an eighth of them where that makes room for more FFN rows",
+                   "drafts choose among so many first tokens, other frequent ones and the prompt's; 0: all; -1: an "
+                   "eighth where that makes room for more FFN rows",
                    kVocabulary,
                    NumberSetter<int32_t>(
                        -1, 1 << 24, kVocabulary, [](Config & c) -> auto& { return c.draft.vocabulary; })});

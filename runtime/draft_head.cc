@@ -11,7 +11,8 @@
 namespace dogstar {
 namespace {
 
-int32_t CapacityFor(int32_t tokens) { return tokens + DraftHead::kPromptTokens; }
+constexpr int32_t kCapacity = DraftHead::kFrequentTokens + DraftHead::kPromptTokens;
+static_assert(kCapacity % kPanelRows == 0);
 
 bool IsAsciiCharacter(const std::string& bytes) {
   return bytes.size() == 1 && static_cast<unsigned char>(bytes[0]) < 0x80;
@@ -19,7 +20,7 @@ bool IsAsciiCharacter(const std::string& bytes) {
 
 }  // namespace
 
-std::vector<TokenId> FrequentTokens(const Tokenizer& tokenizer, int32_t vocab_size, int32_t count) {
+std::vector<TokenId> FrequentTokens(const Tokenizer& tokenizer, int32_t vocab_size, int32_t first, int32_t count) {
   // Small: it counts within a budget that is taken already.
   std::vector<uint16_t> uses(static_cast<size_t>(vocab_size));
   std::vector<int32_t> used;
@@ -36,47 +37,42 @@ std::vector<TokenId> FrequentTokens(const Tokenizer& tokenizer, int32_t vocab_si
     return of_a != of_b ? of_a > of_b : a < b;
   });
   std::vector<TokenId> tokens;
-  tokens.reserve(static_cast<size_t>(count + DraftHead::kPromptTokens));
+  tokens.reserve(kCapacity);
   std::vector<bool> taken(static_cast<size_t>(vocab_size));
   const auto take = [&](TokenId token) {
     const auto at = static_cast<size_t>(ToInt(token));
-    if (std::ssize(tokens) >= count || at >= taken.size() || taken[at]) return;
+    if (ToInt(token) < first || std::ssize(tokens) >= count || at >= taken.size() || taken[at]) return;
     taken[at] = true;
     tokens.push_back(token);
   };
   for (const TokenId token : tokenizer.end_tokens()) take(token);
   for (const int32_t token : used) take(TokenId{token});
-  for (int32_t token = 0; token < vocab_size; ++token) {
+  for (int32_t token = first; token < vocab_size; ++token) {
     if (IsAsciiCharacter(tokenizer.TokenBytes(TokenId{token}))) take(TokenId{token});
   }
-  for (int32_t token = 0; token < vocab_size; ++token) take(TokenId{token});
   return tokens;
 }
 
-uint64_t DraftHead::Bytes(const ModelFile& model, const Backend& backend, int32_t tokens, int32_t rows) {
+uint64_t DraftHead::Bytes(const ModelFile& model, const Backend& backend, int32_t first_rows, int32_t rows) {
   const MatrixSource& head = model.head();
-  const int32_t capacity = CapacityFor(tokens);
-  return PanelMatrixBytes(head.type, capacity, head.cols) + backend.TensorBytes(rows, capacity) +
-         static_cast<uint64_t>(capacity) * (sizeof(TokenId) + sizeof(float)) + 16 * head.row_bytes() +
-         static_cast<uint64_t>(head.rows) / 8;
+  const uint64_t scored = static_cast<uint64_t>(first_rows + kCapacity);
+  return PanelMatrixBytes(head.type, kCapacity, head.cols) + backend.TensorBytes(rows, static_cast<int32_t>(scored)) +
+         scored * sizeof(float) + kCapacity * sizeof(TokenId) + kPanelRows * head.row_bytes();
 }
 
-absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Create(const ModelFile* model, Backend* backend, int32_t tokens,
-                                                             int32_t rows) {
+absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Create(const ModelFile* model, Backend* backend,
+                                                             const MatrixView& first_rows, int32_t rows) {
   const MatrixSource& head = model->head();
-  CHECK(tokens > 0 && tokens % kPanelRows == 0 && tokens <= head.rows);
-  auto made = std::unique_ptr<DraftHead>(new DraftHead(model, backend));
-  const int32_t capacity = CapacityFor(tokens);
-  made->frequent_ = tokens;
-  made->tokens_ = FrequentTokens(model->tokenizer(), head.rows, tokens);
-  made->is_frequent_.resize(static_cast<size_t>(head.rows));
-  for (const TokenId token : made->tokens_) made->is_frequent_[static_cast<size_t>(ToInt(token))] = true;
+  auto made = std::unique_ptr<DraftHead>(new DraftHead(model, backend, first_rows));
+  made->tokens_ = FrequentTokens(model->tokenizer(), head.rows, first_rows.rows, kFrequentTokens);
+  made->frequent_ = made->tokens_.size();
   made->plain_.resize(kPanelRows * head.row_bytes());
-  ASSIGN_OR_RETURN(made->panels_, backend->AllocateMemory(PanelMatrixBytes(head.type, capacity, head.cols)));
-  ASSIGN_OR_RETURN(made->scores_, backend->NewTensor(rows, capacity));
-  made->host_.resize(static_cast<size_t>(capacity));
-  made->view_ = {head.type, MatrixLayout::kPanels, tokens, head.cols, made->panels_};
-  for (int32_t first = 0; first < tokens; first += kPanelRows) RETURN_IF_ERROR(made->LoadPanel(first));
+  ASSIGN_OR_RETURN(made->panels_, backend->AllocateMemory(PanelMatrixBytes(head.type, kCapacity, head.cols)));
+  ASSIGN_OR_RETURN(made->scores_, backend->NewTensor(rows, first_rows.rows + kCapacity));
+  made->host_.resize(static_cast<size_t>(first_rows.rows + kCapacity));
+  made->copies_ = {head.type, MatrixLayout::kPanels, 0, head.cols, made->panels_};
+  RETURN_IF_ERROR(made->SetPrompt({}));
+  for (int32_t first = 0; first < made->copies_.rows; first += kPanelRows) RETURN_IF_ERROR(made->LoadPanel(first));
   return made;
 }
 
@@ -100,25 +96,32 @@ absl::Status DraftHead::LoadPanel(int32_t first) {
 }
 
 absl::Status DraftHead::SetPrompt(std::span<const TokenId> prompt) {
-  tokens_.resize(static_cast<size_t>(frequent_));
-  std::vector<TokenId> own;
-  for (size_t i = prompt.size(); i-- > 0 && own.size() < kPromptTokens;) {
-    const bool held = is_frequent_[static_cast<size_t>(ToInt(prompt[i]))];
-    if (!held && std::ranges::find(own, prompt[i]) == own.end()) own.push_back(prompt[i]);
+  tokens_.resize(frequent_);
+  for (size_t i = prompt.size(); i-- > 0 && tokens_.size() < frequent_ + kPromptTokens;) {
+    if (ToInt(prompt[i]) >= first_rows_.rows && FindCopy(prompt[i]) < 0) tokens_.push_back(prompt[i]);
   }
-  tokens_.insert(tokens_.end(), own.begin(), own.end());
-  const auto count = static_cast<int32_t>(tokens_.size());
-  for (int32_t first = frequent_; first < count; first += kPanelRows) RETURN_IF_ERROR(LoadPanel(first));
-  view_.rows = count;
+  copies_.rows = static_cast<int32_t>(tokens_.size());
+  const auto first_new = static_cast<int32_t>(frequent_) / kPanelRows * kPanelRows;
+  for (int32_t first = first_new; first < copies_.rows; first += kPanelRows) RETURN_IF_ERROR(LoadPanel(first));
   return absl::OkStatus();
 }
 
-void DraftHead::Multiply(const Activations& x, int32_t rows) { backend_->MatMul(view_, x, rows, 0, scores_.get()); }
+int32_t DraftHead::FindCopy(TokenId token) const {
+  const auto found = std::ranges::find(tokens_, token);
+  return found == tokens_.end() ? -1 : static_cast<int32_t>(found - tokens_.begin());
+}
+
+void DraftHead::Multiply(const Activations& x, int32_t rows) {
+  backend_->MatMul(first_rows_, x, rows, 0, scores_.get());
+  if (copies_.rows > 0) backend_->MatMul(copies_, x, rows, first_rows_.rows, scores_.get());
+}
 
 absl::Status DraftHead::Logits(int32_t row, std::span<float> logits) {
   RETURN_IF_ERROR(backend_->Download(*scores_, row, 1, host_));
-  std::fill(logits.begin(), logits.end(), -std::numeric_limits<float>::infinity());
-  for (size_t i = 0; i < tokens_.size(); ++i) logits[static_cast<size_t>(ToInt(tokens_[i]))] = host_[i];
+  const auto first = static_cast<size_t>(first_rows_.rows);
+  std::copy_n(host_.begin(), first, logits.begin());
+  std::fill(logits.begin() + static_cast<ptrdiff_t>(first), logits.end(), -std::numeric_limits<float>::infinity());
+  for (size_t i = 0; i < tokens_.size(); ++i) logits[static_cast<size_t>(ToInt(tokens_[i]))] = host_[first + i];
   return absl::OkStatus();
 }
 

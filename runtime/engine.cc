@@ -225,9 +225,12 @@ absl::Status Engine::Build(const Hooks& hooks) {
     RETURN_IF_ERROR(CreateResiduals(hooks));
   }
   if (draft_vocabulary_ > 0) {
-    ASSIGN_OR_RETURN(draft_head_, DraftHead::Create(model_, backend_.get(), draft_vocabulary_, options_.logit_rows));
+    MatrixView first_rows = weights_->head().resident;
+    first_rows.rows = std::min(first_rows.rows, draft_vocabulary_);
+    ASSIGN_OR_RETURN(draft_head_, DraftHead::Create(model_, backend_.get(), first_rows, options_.logit_rows));
     forward_->SetDraftHead(draft_head_.get());
-    Note(hooks, fmt::format("drafts choose among {} frequent tokens and the prompt's own", draft_vocabulary_));
+    Note(hooks,
+         fmt::format("drafts choose among the first {} tokens, frequent ones and the prompt's own", draft_vocabulary_));
   }
   BeginRecord();
   return absl::OkStatus();

@@ -32,6 +32,7 @@ uint64_t Forward::Bytes(const ModelFile& model, const Backend& backend, const Li
   const int32_t rows = limits.batch_rows;
   const bool packed = model.packed() != nullptr;
   uint64_t bytes = LayerPass::Bytes(c, backend, {rows, !packed}) + backend.TensorBytes(rows, c.dim);
+  bytes += backend.TensorBytes(1, c.dim);
   bytes += backend.TensorBytes(limits.logit_rows, c.dim) + backend.ActivationsBytes(limits.logit_rows, c.dim) +
            backend.TensorBytes(limits.logit_rows, c.vocab_size);
   if (packed) {
@@ -55,6 +56,7 @@ absl::Status Forward::Allocate() {
   const int32_t rows = limits_.batch_rows;
   ASSIGN_OR_RETURN(layer_pass_, LayerPass::Create(&config_, backend_, {rows, !weights_->packed()}));
   ASSIGN_OR_RETURN(x_, backend_->NewTensor(rows, config_.dim));
+  ASSIGN_OR_RETURN(embedding_row_, backend_->NewTensor(1, config_.dim));
   ASSIGN_OR_RETURN(head_in_, backend_->NewTensor(limits_.logit_rows, config_.dim));
   ASSIGN_OR_RETURN(head_act_, backend_->NewActivations(limits_.logit_rows, config_.dim));
   ASSIGN_OR_RETURN(logits_, backend_->NewTensor(limits_.logit_rows, config_.vocab_size));
@@ -112,24 +114,37 @@ absl::Status Forward::Embed(const Batch& batch) {
 }
 
 absl::Status Forward::GatherTokens(const Batch& batch) {
-  std::vector<int32_t> ids;
-  for (TokenId token : batch.tokens) ids.push_back(ToInt(token));
   if (weights_->embedding().rows > 0) {
+    std::vector<int32_t> ids;
+    for (TokenId token : batch.tokens) ids.push_back(ToInt(token));
     backend_->GatherRows(weights_->embedding(), ids, x_.get());
     return absl::OkStatus();
   }
-  // A table that is not resident is read a row at a time.
-  const MatrixSource& table = model_->embedding();
-  embedding_rows_.resize(ids.size() * table.row_bytes());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    RETURN_IF_ERROR(model_->ReadBytes(table.offset + static_cast<uint64_t>(ids[i]) * table.row_bytes(),
-                                      std::span(embedding_rows_).subspan(i * table.row_bytes(), table.row_bytes())));
-    ids[i] = static_cast<int32_t>(i);
+  for (int32_t i = 0; i < batch.rows(); ++i) {
+    RETURN_IF_ERROR(GatherToken(batch.tokens[static_cast<size_t>(i)]));
+    backend_->CopyRows(*embedding_row_, 0, 1, i, x_.get());
   }
-  backend_->GatherRows(
-      {table.type, MatrixLayout::kPlain, static_cast<int32_t>(ids.size()), table.cols, embedding_rows_.data()}, ids,
-      x_.get());
   return absl::OkStatus();
+}
+
+// embedding_row_ = the token's row of a table that is not resident whole: from the head's resident rows or the drafts'
+// copies where it is tied to the head (so drafts touch no disk for what they drafted), else from the file.
+absl::Status Forward::GatherToken(TokenId token) {
+  const auto gather = [&](const MatrixView& table, int32_t row) {
+    backend_->GatherRows(table, {&row, 1}, embedding_row_.get());
+    return absl::OkStatus();
+  };
+  if (config_.tied_head) {
+    const MatrixView& resident = weights_->head().resident;
+    if (ToInt(token) < resident.rows) return gather(resident, ToInt(token));
+    const int32_t copy = draft_head_ != nullptr ? draft_head_->FindCopy(token) : -1;
+    if (copy >= 0) return gather(draft_head_->copies(), copy);
+  }
+  const MatrixSource& table = model_->embedding();
+  embedding_bytes_.resize(table.row_bytes());
+  RETURN_IF_ERROR(
+      model_->ReadBytes(table.offset + static_cast<uint64_t>(ToInt(token)) * table.row_bytes(), embedding_bytes_));
+  return gather({table.type, MatrixLayout::kPlain, 1, table.cols, embedding_bytes_.data()}, 0);
 }
 
 absl::Status Forward::Attention(LayerIndex layer, const Batch& batch) {

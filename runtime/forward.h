@@ -109,6 +109,7 @@ class Forward {
 
   absl::Status Embed(const Batch& batch);
   absl::Status GatherTokens(const Batch& batch);
+  absl::Status GatherToken(TokenId token);
   absl::Status Attention(LayerIndex layer, const Batch& batch);
   absl::Status ShowContexts(LayerIndex layer, int32_t rows, PassObserver* observer);
   absl::Status DraftAttention(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
@@ -146,12 +147,13 @@ class Forward {
   std::unique_ptr<LayerPass> layer_pass_;
   std::unique_ptr<Tensor> x_;                     // [batch, dim] the residual stream
   std::unique_ptr<Tensor> capture_, capture_up_;  // [capture rows, packed rows]
+  std::unique_ptr<Tensor> embedding_row_;         // [1, dim]
   std::unique_ptr<Tensor> head_in_;               // [logit_rows, dim]
   std::unique_ptr<Tensor> logits_;                // [logit_rows, vocab]
   std::unique_ptr<Activations> head_act_;
   std::unique_ptr<FfnJob> ffn_job_;
   std::vector<float> captured_, contexts_;
-  std::vector<std::byte> embedding_rows_;
+  std::vector<std::byte> embedding_bytes_;  // of one row
   int32_t capture_cols_ = 0;
   FfnUse draft_use_;
   DraftObserver* draft_observer_ = nullptr;

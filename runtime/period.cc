@@ -5,7 +5,7 @@
 namespace dogstar {
 
 void PeriodController::Mean::Add(double sample) {
-  value = known ? value + kNew * (sample - value) : sample;
+  value += std::max(kNew, 1.0 / ++samples) * (sample - value);
   known = true;
 }
 
@@ -13,13 +13,17 @@ size_t PeriodController::BinOf(float confidence) {
   return static_cast<size_t>(std::clamp(static_cast<int>(confidence * kBins), 0, kBins - 1));
 }
 
-// What drafts of this confidence were worth, with a few invented observations at the confidence itself to start from.
+// What drafts of this confidence were worth; before there were many, 1 - s (1 - confidence): s is learned within a few
+// drafts, near 0 where the sparse model is nearly the full one, and a draft of little confidence stands all the same.
 double PeriodController::AcceptanceOf(DraftSource source, float confidence) const {
-  constexpr double kPriorCount = 4;
+  constexpr double kPriorCount = 4, kPriorFailures = 1;
   const size_t kind = static_cast<size_t>(source);
   if (free_[kind].acceptance.known) return free_[kind].acceptance.value;
-  const Bin& bin = bins_[kind][BinOf(confidence)];
-  return (bin.stood + kPriorCount * confidence) / (bin.judged + kPriorCount);
+  const Record& record = records_[kind];
+  const double scale = (record.failed + kPriorFailures) / (record.foretold + kPriorFailures);
+  const double prior = std::clamp(1 - scale * (1 - static_cast<double>(confidence)), 0.0, 1.0);
+  const Bin& bin = record.bins[BinOf(confidence)];
+  return (bin.stood + kPriorCount * prior) / (bin.judged + kPriorCount);
 }
 
 void PeriodController::BeginCycle(int32_t texts) {
@@ -33,7 +37,8 @@ double PeriodController::SavedSeconds() const {
 }
 
 double PeriodController::ExpectedAcceptance() const {
-  return acceptance_.known ? acceptance_.value : 0.6;  // guess: a calibrated half of the rows
+  constexpr double kGuess = 0.6, kGuessCount = 4;  // of a calibrated half of the rows
+  return (acceptance_.samples * acceptance_.value + kGuessCount * kGuess) / (acceptance_.samples + kGuessCount);
 }
 
 int32_t PeriodController::NodesToLookBeyond(std::span<const double> reached) const {
@@ -45,7 +50,7 @@ int32_t PeriodController::NodesToLookBeyond(std::span<const double> reached) con
   if (passes_ == 0) {
     if (since_draft_ >= kRetryCycles) return all;
     if (cycles_ % kRefreshCycles == kRefreshCycles - 1) return 0;
-    if (TokenSeconds() > PlainTokenSeconds()) return 0;
+    if (draft_cycles_ >= kTrials && TokenSeconds() > PlainTokenSeconds()) return 0;
   }
   const double saved = ExpectedAcceptance() * SavedSeconds(), row = row_seconds_.value;
   double gain = 0;
@@ -99,7 +104,10 @@ void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const
       free_[kind].acceptance.Add(draft.stood ? 1 : 0);
       continue;
     }
-    Bin& bin = bins_[kind][BinOf(draft.confidence)];
+    Record& record = records_[kind];
+    record.foretold += 1 - static_cast<double>(draft.confidence);
+    record.failed += draft.stood ? 0 : 1;
+    Bin& bin = record.bins[BinOf(draft.confidence)];
     bin.judged += 1;
     bin.stood += draft.stood ? 1 : 0;
   }
@@ -116,6 +124,7 @@ void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const
   }
   if (passes_ == 0) return;  // free drafts alone
   ++cycles_;
+  ++draft_cycles_;
   since_draft_ = 0;
   if (!full_seconds_.known) full_seconds_.Add(outcome.seconds);
   cycle_seconds_.Add(outcome.seconds + cycle_draft_seconds_);

@@ -68,17 +68,20 @@ class PeriodController {
 
  private:
   static constexpr int kBins = 10;
-  // Weight of a new value in running means: the last dozen or so count.
+  // Least weight of a new value in running means: once there are so many, the last dozen or so count.
   static constexpr double kNew = 0.08;
   // Cycles without drafts before one is tried: at worst one draft step in 16 full passes is lost.
   static constexpr int kRetryCycles = 16;
   // Every so many cycles one plain full pass, to know what drafts must beat: 1% of the time at a gain of 1.6.
   static constexpr int kRefreshCycles = 64;
   static constexpr int kFirstDrafts = 3;  // of the first cycle that drafts
+  // Cycles that draft before drafts can be given up: one that fails says little.
+  static constexpr int kTrials = 6;
 
   struct Mean {
     double value = 0;
     bool known = false;
+    int32_t samples = 0;
     void Add(double sample);
   };
   struct Free {
@@ -87,6 +90,11 @@ class PeriodController {
   };
   struct Bin {
     double judged = 0, stood = 0;
+  };
+  // A source's drafts by their confidence, and together: failures, and how many its confidences foretold.
+  struct Record {
+    std::array<Bin, kBins> bins;
+    double failed = 0, foretold = 0;
   };
   // What a token of drafting cycles costs; 0 before the first.
   double TokenSeconds() const { return cycle_tokens_.known ? cycle_seconds_.value / cycle_tokens_.value : 0; }
@@ -106,8 +114,8 @@ class PeriodController {
   Mean full_seconds_, row_seconds_;         // the same of full passes
   Mean acceptance_;                         // of some draft after a token that stood
   std::array<Free, kDraftSources> free_;
-  std::array<std::array<Bin, kBins>, kDraftSources> bins_{};
-  int64_t cycles_ = 0, dense_cycles_ = 0;
+  std::array<Record, kDraftSources> records_;
+  int64_t cycles_ = 0, dense_cycles_ = 0, draft_cycles_ = 0;
   int32_t since_draft_ = 0;
 };
 

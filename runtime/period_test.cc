@@ -142,6 +142,18 @@ TEST(PeriodTest, ConfidencesAreTakenForWhatTheyWereWorthByTheirSource) {
   EXPECT_NEAR(period.AcceptanceOf(DraftSource::kOther, 0.55F), 0.1, 0.05);
 }
 
+// Four drafts are enough to learn that little confidence means nothing here.
+TEST(PeriodTest, DraftsThatStandAgainstTheirConfidenceAreSoonBelieved) {
+  PeriodController period = WithFullPass(1);
+  const double before = period.AcceptanceOf(DraftSource::kFirst, 0.35F);
+  EXPECT_NEAR(before, 0.35, 0.01);
+  for (int i = 0; i < 4; ++i) {
+    const JudgedDraft judged{DraftSource::kFirst, 0.45F, true};
+    period.RecordVerify({2, 2, 1, 0, 1}, {&judged, 1});
+  }
+  EXPECT_GT(period.AcceptanceOf(DraftSource::kFirst, 0.35F), 0.75);
+}
+
 TEST(PeriodTest, TextsTogetherHaveAPlainPassForATokenEach) {
   PeriodController period({true, 16});
   for (int i = 0; i < 20; ++i) {

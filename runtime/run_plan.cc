@@ -85,8 +85,7 @@ absl::Status AddHarvest(const Config& config, const ModelConfig& model, const Mo
   return absl::OkStatus();
 }
 
-// Frequent tokens of a head for drafts: an eighth of the vocabulary, within these (docs/sparsity.md has what was
-// measured).
+// The head's rows that drafts use: an eighth of the vocabulary, within these (docs/sparsity.md has what was measured).
 constexpr int32_t kLeastVocabulary = 6144, kMostVocabulary = 16384;
 // FFN rows that drafts need to be worth their steps, and what a smaller head has to win of them.
 constexpr double kLeastDraftDensity = 0.2, kLeastDensityGain = 0.05;
@@ -102,9 +101,8 @@ absl::Status PlanDraftHead(const Config& config, const ModelFile& model, const B
   const int32_t tokens = std::min(wanted, shape.head.rows) / kPanelRows * kPanelRows;
   if (tokens == 0 || (asked < 0 && tokens > shape.head.rows / 2)) return absl::OkStatus();
   PlanRequest request = plan->request;
-  request.head_last = true;
-  request.fixed.push_back(
-      {"head of frequent tokens, for drafts", DraftHead::Bytes(model, backend, tokens, options.logit_rows)});
+  request.draft_head_rows = tokens;
+  request.fixed.push_back({"frequent tokens for drafts", DraftHead::Bytes(model, backend, tokens, options.logit_rows)});
   absl::StatusOr<Placement> placement = PlanPlacement(shape, request);
   if (!placement.ok()) return asked > 0 ? placement.status() : absl::OkStatus();
   const double least = before.drafts_need_no_disk ? before.resident_density + kLeastDensityGain : kLeastDraftDensity;

@@ -74,7 +74,7 @@ struct RunPlan {
   PlanRequest request;
   Forward::Limits limits;
   Placement placement;
-  int32_t draft_vocabulary = 0;        // tokens of the drafts' own head (draft_head.h); 0: they use the model's
+  int32_t draft_vocabulary = 0;        // head rows that drafts use (draft_head.h); 0: all
   std::vector<int32_t> gathered_rows;  // of each layer's list (memory/gathered_rows.h); empty: lists become masks
 };
 
