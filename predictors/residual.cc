@@ -239,6 +239,28 @@ LowRankMap FitResidual(const ResidualTokens& train, int32_t rank, uint64_t seed,
   return Fit(train, static_cast<size_t>(rank), pool).Run(seed);
 }
 
+void ShrinkResidual(const ResidualTokens& held_out, LowRankMap* map) {
+  const auto dim = static_cast<size_t>(held_out.dim);
+  std::vector<float> guess(dim);
+  double along = 0, energy = 0;
+  for (size_t t = 0; t < static_cast<size_t>(held_out.tokens); ++t) {
+    ScoreRows(*map, held_out.inputs.subspan(t * dim, dim), guess);
+    double product = 0, of_guess = 0, of_target = 0;
+    for (size_t i = 0; i < dim; ++i) {
+      const double target = held_out.targets[t * dim + i];
+      product += target * guess[i];
+      of_guess += double{guess[i]} * guess[i];
+      of_target += target * target;
+    }
+    if (of_target <= 0) continue;
+    along += product / of_target;
+    energy += of_guess / of_target;
+  }
+  const auto scale = static_cast<float>(energy > 0 ? std::clamp(along / energy, 0.0, 1.0) : 0);
+  for (float& value : map->output) value *= scale;
+  for (float& value : map->bias) value *= scale;
+}
+
 double ExplainedShare(const LowRankMap& map, const ResidualTokens& tokens) {
   const auto dim = static_cast<size_t>(tokens.dim);
   std::vector<float> guess(dim);

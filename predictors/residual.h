@@ -28,6 +28,10 @@ struct ResidualTokens {
 // A map whose rows are the dim outputs. REQUIRES: tokens > 1, rank in [1, dim].
 LowRankMap FitResidual(const ResidualTokens& train, int32_t rank, uint64_t seed, ThreadPool* pool);
 
+// Scales what the map gives, by 0 to 1, to what helps on tokens that it was not fitted to: where few tokens met many
+// dimensions it guesses too much. By the error in shares of each token's target, as ExplainedShare.
+void ShrinkResidual(const ResidualTokens& held_out, LowRankMap* map);
+
 // Share of the targets' energy that the map gives, 1 - |r - guess|^2 / |r|^2, as a mean over these tokens. Negative:
 // worse than nothing.
 double ExplainedShare(const LowRankMap& map, const ResidualTokens& tokens);

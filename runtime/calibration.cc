@@ -249,8 +249,10 @@ absl::Status Calibration::Residuals(LayerIndex index, std::span<const float> dow
       return {count, c.dim, values_->inputs().subspan(at, size), std::span(targets).subspan(at, size)};
     };
     LowRankMap map = FitResidual(part(0, trained), options_.rank, options_.seed, &pool_);
+    const ResidualTokens held_out = part(trained, windows_.held_out);
+    ShrinkResidual(held_out, &map);
     RoundLikeStored(&map);
-    layer->explained.push_back(static_cast<float>(ExplainedShare(map, part(trained, windows_.held_out))));
+    layer->explained.push_back(static_cast<float>(ExplainedShare(map, held_out)));
     layer->residuals.push_back(std::move(map));
   }
   return absl::OkStatus();
