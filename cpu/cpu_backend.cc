@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/bit_runs.h"
 #include "base/panel.h"
 #include "base/thread_pool.h"
 #include "cpu/cpu_ffn.h"
@@ -461,18 +462,6 @@ int32_t HeadsTogether(int32_t rows, int32_t kv_heads, int32_t group, int threads
   return static_cast<int32_t>(std::clamp<int64_t>(score_rows / threads, 1, heads));
 }
 
-// run(begin, count, used) for each run of `count` heads from `first` on that are all used or all left out.
-template <typename Run>
-void ForHeadRuns(const uint64_t* mask, int32_t first, int32_t count, const Run& run) {
-  const auto used = [&](int32_t i) {
-    return mask == nullptr || (mask[(first + i) / 64] >> ((first + i) % 64) & 1) != 0;
-  };
-  for (int32_t begin = 0, end = 1; begin < count; begin = end) {
-    for (end = begin + 1; end < count && used(end) == used(begin);) ++end;
-    run(begin, end - begin, used(begin));
-  }
-}
-
 void CpuBackend::Attention(const AttentionParams& params, LayerIndex layer, const AttentionMask& mask,
                            const KvStore& store, const Tensor& q, Tensor* out) {
   const auto& kv = static_cast<const CpuKvStore&>(store);
@@ -507,14 +496,14 @@ void CpuBackend::Attention(const AttentionParams& params, LayerIndex layer, cons
       const int64_t at = row * q.cols() + (int64_t{kv_head} * task.group + first) * shape.head_dim;
       const AttentionMask::Row& allowed = mask.rows[row];
       const SlotRun* runs = mask.runs.data() + allowed.first_run;
-      ForHeadRuns(params.head_mask, kv_head * task.group + first, std::min(together, task.group - first),
-                  [&](int32_t begin, int32_t heads, bool used) {
-                    float* to = ValuesOf(out) + at + int64_t{begin} * shape.head_dim;
-                    if (!used) return std::memset(to, 0, sizeof(float) * heads * shape.head_dim), void();
-                    kernels_.attention(task, runs, allowed.run_count, kv_head, heads,
-                                       ValuesOf(q) + at + int64_t{begin} * shape.head_dim, to, scores,
-                                       kv.score_stride());
-                  });
+      ForBitRuns(params.head_mask, kv_head * task.group + first, std::min(together, task.group - first),
+                 [&](int32_t begin, int32_t heads, bool used) {
+                   float* to = ValuesOf(out) + at + int64_t{begin} * shape.head_dim;
+                   if (!used) return std::memset(to, 0, sizeof(float) * heads * shape.head_dim), void();
+                   kernels_.attention(task, runs, allowed.run_count, kv_head, heads,
+                                      ValuesOf(q) + at + int64_t{begin} * shape.head_dim, to, scores,
+                                      kv.score_stride());
+                 });
     }
   });
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/bit_runs.h"
 #include "base/panel.h"
 
 namespace dogstar {
@@ -178,16 +179,14 @@ absl::Status Forward::DraftAttention(LayerIndex layer, const Batch& batch, const
 
 void Forward::ProjectHeads(const MatrixView& query, std::span<const uint64_t> heads, const Activations& x, int32_t rows,
                            Tensor* out) {
-  const auto used = [&](int32_t head) { return (heads[static_cast<size_t>(head) / 64] >> (head % 64) & 1) != 0; };
   const uint64_t head_bytes = PanelMatrixBytes(query.type, config_.head_dim, query.cols);
-  for (int32_t begin = 0, end = 0; begin < config_.head_count; begin = end) {
-    for (end = begin + 1; end < config_.head_count && used(end) == used(begin);) ++end;
-    if (!used(begin)) continue;
+  ForBitRuns(heads.data(), 0, config_.head_count, [&](int32_t first, int32_t count, bool used) {
+    if (!used) return;
     MatrixView part = query;
-    part.data += static_cast<uint64_t>(begin) * head_bytes;
-    part.rows = (end - begin) * config_.head_dim;
-    backend_->MatMul(part, x, rows, begin * config_.head_dim, out);
-  }
+    part.data += static_cast<uint64_t>(first) * head_bytes;
+    part.rows = count * config_.head_dim;
+    backend_->MatMul(part, x, rows, first * config_.head_dim, out);
+  });
 }
 
 absl::Status Forward::Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer) {

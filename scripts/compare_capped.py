@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Strict mode beside llama.cpp, both under one memory limit that a part of the model does not fit into.
 
-  scripts/compare_capped.py MODEL.gguf MODEL.dog.gguf --llama PATH/llama-completion --prompts FILE.jsonl
+  scripts/compare_capped.py MODEL.gguf MODEL.dog.gguf [--llama PATH/llama-completion] --prompts FILE.jsonl
 
 The limit is a cgroup's and counts the page cache, which is dropped before each run: --share of the model file and
 --extra for the program and the KV cache. llama.cpp maps the file (mmap, no repacking: a repacked copy would need the
 memory twice; --llama-options for more); our budget is the limit less 5%. Prompts: lines of JSON with --field, as they
 are, no chat format. For each, in turn: llama.cpp, strict, and our dense mode under the same budget; the strict text is
 compared with that of a dense run with room for everything. Decoding alone is timed. Needs root and a quiet machine.
-Prints a table in Markdown; ratios are medians over the prompts of each prompt's own ratio.
+Without --llama it is our modes alone. Prints a table in Markdown; ratios are medians over the prompts of each prompt's own ratio.
 """
 import argparse
 import json
@@ -57,7 +57,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="for llama.cpp")
     parser.add_argument("packed", help="the same model, packed")
-    parser.add_argument("--llama", required=True)
+    parser.add_argument("--llama")
     parser.add_argument("--llama-options", default="", help="more of its options, in one argument")
     parser.add_argument("--llama-tokens", type=int, default=16)
     parser.add_argument("--prompts", required=True)
@@ -80,7 +80,7 @@ def main():
     print("|---|---|---|---|---|---|---|")
     over_llama, over_dense, differing, passes, advanced = [], [], 0, 0, 0.0
     for number, prompt in enumerate(prompts, 1):
-        peer = theirs(args, cap, prompt)
+        peer = theirs(args, cap, prompt) if args.llama else float("nan")
         strict = ours(args, prompt, ["--mode", "strict"], cap)
         dense = ours(args, prompt, ["--mode", "dense"], cap)
         differing += ours(args, prompt, ["--mode", "dense"])["tokens"] != strict["tokens"]

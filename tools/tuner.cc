@@ -277,6 +277,7 @@ absl::Status Search::TryOthers() {
       if (period != best_.corrector.period) changes.push_back({{{"corrector.period", std::to_string(period)}}});
     }
     for (const char* lookup : {"2", "4"}) changes.push_back({{{"draft.lookup", lookup}}});
+    for (const char* width : {"1", "2"}) changes.push_back({{{"draft.tree", "best"}, {"draft.width", width}}});
   }
   if (best_.budget.ram) {
     for (const char* ring : {"2MiB", "8MiB", "32MiB"}) changes.push_back({{{"io.ring", ring}}});
