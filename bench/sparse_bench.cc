@@ -21,13 +21,13 @@
 #include <thread>
 #include <vector>
 
-#include "base/aligned_buffer.h"
 #include "base/panel.h"
 #include "base/random.h"
+#include "base/row_set.h"
 #include "bench/bench_layer.h"
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
-#include "model/overlay_rows.h"
+#include "memory/gathered_rows.h"
 
 namespace dogstar {
 namespace {
@@ -37,8 +37,6 @@ struct Options {
   int threads = static_cast<int>(std::thread::hardware_concurrency());
   QuantType type = QuantType::kQ4_0;
 };
-
-constexpr int32_t kRun = 4, kPageRows = 256;
 
 struct Shape {
   const char* name;
@@ -50,11 +48,7 @@ struct Rows {
   BenchLayer layer;
   std::vector<FfnPageRef> pages, masked;
   std::vector<uint64_t> masks;
-  FfnPageLayout gathered_layout;
-  AlignedBuffer gathered;
-  std::vector<FfnPageRef> gathered_pages;
-  std::vector<uint16_t> gathered_groups;
-  std::vector<uint64_t> gathered_masks;
+  std::unique_ptr<GatheredRows> gathered;
   std::vector<int32_t> list;
   std::vector<float> given;  // a score for each row; the list's are the largest
 };
@@ -71,47 +65,8 @@ std::vector<int32_t> RandomList(int32_t ffn_rows, int32_t count, uint64_t seed) 
   return all;
 }
 
-// As GatheredRows (memory/gathered_rows.h) lays them out.
-void Gather(Rows* rows) {
-  const FfnPageLayout& source = rows->layer.layout;
-  std::vector<int32_t> sorted = rows->list;
-  const auto group_of = [&](int32_t row) { return rows->layer.run_groups[static_cast<size_t>(row / source.run_rows)]; };
-  std::stable_sort(sorted.begin(), sorted.end(), [&](int32_t a, int32_t b) { return group_of(a) < group_of(b); });
-  std::vector<int32_t> places;  // -1: none
-  for (size_t i = 0; i < sorted.size(); ++i) {
-    if (i > 0 && group_of(sorted[i]) != group_of(sorted[i - 1])) {
-      while (places.size() % kRun != 0) places.push_back(-1);
-    }
-    places.push_back(sorted[i]);
-  }
-  while (places.size() % kPageRows != 0) places.push_back(-1);
-  const size_t pages = places.size() / kPageRows;
-  rows->gathered_layout = *FfnPageLayout::Make(source.gate_type, source.up_type, source.down_type, source.dim,
-                                               source.ffn_rows, kPageRows, kRun);
-  rows->gathered = *AlignedBuffer::Create(pages * rows->gathered_layout.page_bytes);
-  rows->gathered_groups.assign(places.size() / kRun, 0);
-  rows->gathered_masks.assign(places.size() / 64, 0);
-  rows->gathered_pages.assign(pages, {});
-  for (size_t i = 0; i < places.size(); ++i) {
-    if (places[i] < 0) continue;
-    const FfnPageRef& from = rows->pages[static_cast<size_t>(places[i] / source.page_rows)];
-    std::byte* const to = rows->gathered.data() + i / kPageRows * rows->gathered_layout.page_bytes;
-    CopyPageRow(source, from.data, places[i] % source.page_rows, rows->gathered_layout, to,
-                static_cast<int32_t>(i % kPageRows));
-    rows->gathered_groups[i / kRun] = group_of(places[i]);
-    rows->gathered_masks[i / 64] |= uint64_t{1} << (i % 64);
-  }
-  for (size_t p = 0; p < pages; ++p) {
-    FfnPageRef& page = rows->gathered_pages[p];
-    page.data = rows->gathered.data() + p * rows->gathered_layout.page_bytes;
-    page.row_count = kPageRows;
-    page.run_groups = rows->gathered_groups.data() + p * kPageRows / kRun;
-    page.row_mask = rows->gathered_masks.data() + p * kPageRows / 64;
-  }
-}
-
 // The list of rows of one layer anew, in every form.
-void SetList(int32_t count, uint64_t seed, Rows* rows) {
+void SetList(int32_t count, uint64_t seed, Backend* backend, Rows* rows) {
   const FfnPageLayout& layout = rows->layer.layout;
   const auto words = static_cast<size_t>((layout.page_rows + 63) / 64);
   rows->list = RandomList(layout.ffn_rows, count, seed);
@@ -125,7 +80,11 @@ void SetList(int32_t count, uint64_t seed, Rows* rows) {
   }
   rows->masked = rows->pages;
   for (size_t p = 0; p < rows->masked.size(); ++p) rows->masked[p].row_mask = rows->masks.data() + p * words;
-  Gather(rows);
+  RowSet list;
+  list.Reset(layout.ffn_rows);
+  for (const int32_t row : rows->list) list.Insert(RowIndex{row});
+  rows->gathered = *GatheredRows::Create({&layout, 1}, {&count, 1}, backend);
+  rows->gathered->Gather(LayerIndex{0}, rows->layer.run_groups, rows->pages, list);
 }
 
 class Bench {
@@ -152,7 +111,7 @@ class Bench {
     fmt::print("| density | dense | gathered | masked | given | gates |\n|---|---|---|---|---|---|\n");
     for (int tenth = 1; tenth <= 9; ++tenth) {
       const int32_t count = shape.ffn_rows * tenth / 10;
-      for (size_t i = 0; i < layers.size(); ++i) SetList(count, i + 1, &layers[i]);
+      for (size_t i = 0; i < layers.size(); ++i) SetList(count, i + 1, backend_.get(), &layers[i]);
       Line(0.1 * tenth, count, layers);
     }
   }
@@ -187,7 +146,7 @@ class Bench {
         // Another layer for each way, so that none finds what the one before it read.
         Rows& rows = layers[(turn * kWays + static_cast<size_t>(way)) % layers.size()];
         FfnParams params = rows.layer.params();
-        if (way == 1) params.layout = rows.gathered_layout;
+        if (way == 1) params.layout = rows.gathered->layout(LayerIndex{0});
         seconds[way].push_back(SecondsOf(params, [&] { Accumulate(way, count, rows); }));
       }
     }
@@ -214,7 +173,7 @@ class Bench {
         backend_->FfnAccumulatePages(rows.pages, job_.get());
         break;
       case 1:
-        backend_->FfnAccumulatePages(rows.gathered_pages, job_.get());
+        backend_->FfnAccumulatePages(rows.gathered->Pages(LayerIndex{0}), job_.get());
         break;
       case 2:
         backend_->FfnAccumulatePages(rows.masked, job_.get());

@@ -29,25 +29,26 @@ constexpr uint64_t kTableBytes = kPageRows / kGatheredRun * sizeof(uint16_t) + k
 
 }  // namespace
 
-uint64_t GatheredRows::Bytes(const PackedFile& packed, std::span<const int32_t> layer_rows) {
+uint64_t GatheredRows::Bytes(std::span<const FfnPageLayout> layouts, std::span<const int32_t> layer_rows) {
   uint64_t bytes = 0;
   for (size_t i = 0; i < layer_rows.size(); ++i) {
-    const FfnPageLayout& source = packed.layers()[i].layout;
+    const FfnPageLayout& source = layouts[i];
     bytes += static_cast<uint64_t>(PagesFor(source, layer_rows[i])) * (LayoutOf(source).page_bytes + kTableBytes);
   }
   return bytes;
 }
 
-absl::StatusOr<std::unique_ptr<GatheredRows>> GatheredRows::Create(const PackedFile& packed,
+absl::StatusOr<std::unique_ptr<GatheredRows>> GatheredRows::Create(std::span<const FfnPageLayout> layouts,
                                                                    std::span<const int32_t> layer_rows,
                                                                    Backend* backend) {
   auto rows = std::unique_ptr<GatheredRows>(new GatheredRows(backend));
   uint64_t bytes = 0;
   for (size_t i = 0; i < layer_rows.size(); ++i) {
     Layer& layer = rows->layers_.emplace_back();
-    layer.layout = LayoutOf(packed.layers()[i].layout);
+    layer.source = layouts[i];
+    layer.layout = LayoutOf(layer.source);
     layer.most_rows = layer_rows[i];
-    layer.most_pages = PagesFor(packed.layers()[i].layout, layer_rows[i]);
+    layer.most_pages = PagesFor(layer.source, layer_rows[i]);
     const auto pages = static_cast<size_t>(layer.most_pages);
     layer.pages.reserve(pages);
     layer.run_groups.resize(pages * (kPageRows / kGatheredRun));
@@ -68,15 +69,16 @@ GatheredRows::~GatheredRows() {
   if (memory_ != nullptr) backend_->FreeMemory(memory_);
 }
 
-void GatheredRows::Gather(LayerIndex layer_index, const FfnPart& part, const RowSet& list) {
+void GatheredRows::Gather(LayerIndex layer_index, std::span<const uint16_t> run_groups,
+                          std::span<const FfnPageRef> pages, const RowSet& list) {
   Layer& layer = LayerOf(layer_index);
-  const FfnPageLayout& source = part.layer->layout;
+  const FfnPageLayout& source = layer.source;
   CHECK(list.count() <= layer.most_rows);
   list_.clear();
   for (int32_t row = 0; row < source.ffn_rows; ++row) {
     if (!list.Contains(RowIndex{row})) continue;
     const bool grouped = source.has_down_table();
-    list_.push_back({grouped ? part.layer->run_groups[static_cast<size_t>(row / source.run_rows)] : uint16_t{0}, row});
+    list_.push_back({grouped ? run_groups[static_cast<size_t>(row / source.run_rows)] : uint16_t{0}, row});
   }
   std::stable_sort(list_.begin(), list_.end(), [](const Place& a, const Place& b) { return a.group < b.group; });
   std::fill(layer.masks.begin(), layer.masks.end(), 0);
@@ -90,7 +92,7 @@ void GatheredRows::Gather(LayerIndex layer_index, const FfnPart& part, const Row
     layer.run_groups[static_cast<size_t>(place / kGatheredRun)] = group;
     layer.row_index[static_cast<size_t>(place)] = row;
     layer.masks[static_cast<size_t>(place / 64)] |= uint64_t{1} << (place % 64);
-    const FfnPageRef& page = part.resident[static_cast<size_t>(row / source.page_rows)];
+    const FfnPageRef& page = pages[static_cast<size_t>(row / source.page_rows)];
     std::byte* const to = layer.data + static_cast<uint64_t>(place / kPageRows) * layer.layout.page_bytes;
     CopyPageRow(source, page.data, row % source.page_rows, layer.layout, to, place % kPageRows);
     ++place;

@@ -13,32 +13,34 @@
 #include <span>
 #include <vector>
 
+#include "base/ffn_page.h"
 #include "base/row_set.h"
 #include "base/status.h"
+#include "base/types.h"
 #include "device/backend.h"
-#include "memory/weights.h"
-#include "model/model_file.h"
 
 namespace dogstar {
 
 class GatheredRows {
  public:
-  // Layers of one packed file; layer_rows: most rows of each one's list.
-  static uint64_t Bytes(const PackedFile& packed, std::span<const int32_t> layer_rows);
-  static absl::StatusOr<std::unique_ptr<GatheredRows>> Create(const PackedFile& packed,
+  // layouts: of the layers' pages; layer_rows: most rows of each one's list.
+  static uint64_t Bytes(std::span<const FfnPageLayout> layouts, std::span<const int32_t> layer_rows);
+  static absl::StatusOr<std::unique_ptr<GatheredRows>> Create(std::span<const FfnPageLayout> layouts,
                                                               std::span<const int32_t> layer_rows, Backend* backend);
   ~GatheredRows();
 
-  // The rows of `list` instead of those held. REQUIRES: they are in the part's resident pages, and at most as many as
-  // Create was told; no draft that uses the layer's rows is running.
-  void Gather(LayerIndex layer, const FfnPart& part, const RowSet& list);
+  // The rows of `list` instead of those held. run_groups: scale group of each run of the source; pages: its first ones.
+  // REQUIRES: the rows are in these pages, and at most as many as Create was told; no draft that uses the layer's rows
+  // is running.
+  void Gather(LayerIndex layer, std::span<const uint16_t> run_groups, std::span<const FfnPageRef> pages,
+              const RowSet& list);
   // Pages in layout(); valid until the layer's next Gather.
   std::span<const FfnPageRef> Pages(LayerIndex layer) const { return LayerOf(layer).pages; }
   const FfnPageLayout& layout(LayerIndex layer) const { return LayerOf(layer).layout; }
 
  private:
   struct Layer {
-    FfnPageLayout layout;
+    FfnPageLayout source, layout;
     int32_t most_rows = 0, most_pages = 0;
     std::byte* data = nullptr;
     std::vector<FfnPageRef> pages;

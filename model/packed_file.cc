@@ -307,6 +307,12 @@ absl::StatusOr<PackedFile> PackedFile::Open(const std::string& path, const GgufH
   return packed;
 }
 
+std::vector<FfnPageLayout> PackedFile::layouts() const {
+  std::vector<FfnPageLayout> layouts;
+  for (const PackedLayer& layer : layers_) layouts.push_back(layer.layout);
+  return layouts;
+}
+
 const TensorChecksums* PackedFile::FindChecksums(std::string_view tensor) const {
   const auto found = std::find_if(tensor_checksums_.begin(), tensor_checksums_.end(),
                                   [&](const TensorChecksums& checksums) { return checksums.tensor == tensor; });

@@ -58,6 +58,8 @@ class PackedFile {
   static absl::StatusOr<PackedFile> Open(const std::string& path, const GgufHeader& header);
 
   const std::vector<PackedLayer>& layers() const { return layers_; }
+  // Of each layer's pages.
+  std::vector<FfnPageLayout> layouts() const;
   const SourceIdentity& source() const { return source_; }
   // nullptr when the tensor has none.
   const TensorChecksums* FindChecksums(std::string_view tensor) const;

@@ -94,7 +94,7 @@ void DraftRows::Update(LayerIndex layer, const DraftSources& sources) {
       if (kept >= 0) out.rows_used = std::min(out.rows_used, kept);
     }
   } else if (sources.gathered != nullptr) {
-    sources.gathered->Gather(layer, part, *chosen);
+    sources.gathered->Gather(layer, part.layer->run_groups, part.resident, *chosen);
     const std::span<const FfnPageRef> pages = sources.gathered->Pages(layer);
     out.pages.assign(pages.begin(), pages.end());
     out.layout = &sources.gathered->layout(layer);

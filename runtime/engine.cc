@@ -210,7 +210,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   GiveRowNorms(*weights_, ThreadsOf(config_), choices_.predictor.get());
   RETURN_IF_ERROR(CreateOverlay());
   if (!gathered_rows_.empty()) {
-    ASSIGN_OR_RETURN(gathered_, GatheredRows::Create(*model_->packed(), gathered_rows_, backend_.get()));
+    ASSIGN_OR_RETURN(gathered_, GatheredRows::Create(model_->packed()->layouts(), gathered_rows_, backend_.get()));
   }
   ASSIGN_OR_RETURN(kv_store_, backend_->NewKvStore(
                                   KvShapeOf(config_, model_->config(),

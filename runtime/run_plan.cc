@@ -132,7 +132,7 @@ void PlanGatheredRows(const Config& config, const ModelFile& model, const ModelS
     if (rows.back() < 0 || rows.back() > kGatherAtMost * model.config().ffn_rows) return;
   }
   PlanRequest request = plan->request;
-  request.fixed.push_back({"rows of the draft's list", GatheredRows::Bytes(*model.packed(), rows)});
+  request.fixed.push_back({"rows of the draft's list", GatheredRows::Bytes(model.packed()->layouts(), rows)});
   absl::StatusOr<Placement> placement = PlanPlacement(shape, request);
   if (!placement.ok() || !placement->everything_resident()) return;
   if (placement->planned_bytes > TakeableBytes(config)) return;

@@ -11,6 +11,8 @@
 #include "cpu/cpu_backend.h"
 #include "fmt/format.h"
 #include "gtest/gtest.h"
+#include "memory/weights.h"
+#include "model/model_file.h"
 #include "model/synth.h"
 
 namespace dogstar {
@@ -82,14 +84,14 @@ class GatheredRowsTest : public testing::TestWithParam<QuantType> {
 
 TEST_P(GatheredRowsTest, AreThoseOfTheList) {
   const std::vector<int32_t> most = {kRows, kRows * 2 / 3};
-  const auto gathered = GatheredRows::Create(*model_->packed(), most, backend_.get()).value();
-  EXPECT_GT(GatheredRows::Bytes(*model_->packed(), most), uint64_t{0});
+  const auto gathered = GatheredRows::Create(model_->packed()->layouts(), most, backend_.get()).value();
+  EXPECT_GT(GatheredRows::Bytes(model_->packed()->layouts(), most), uint64_t{0});
   // A long list, then a shorter one in its place.
   for (const int32_t step : {2, 5}) {
     RowSet list;
     list.Reset(kRows);
     for (int32_t row = 1; row < kRows; row += step) list.Insert(RowIndex{row});
-    gathered->Gather(LayerIndex{1}, part_, list);
+    gathered->Gather(LayerIndex{1}, part_.layer->run_groups, part_.resident, list);
     std::vector<FfnPageRef> masked = part_.resident;
     std::vector<std::vector<uint64_t>> masks;
     masks.reserve(masked.size());
