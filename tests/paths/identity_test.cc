@@ -199,6 +199,13 @@ void ExpectAllEqual(const Config& base, const std::string& prompt, const Generat
   ExpectEqual(Variants(budget), base, prompt, options, dense_run);
 }
 
+// Some of the variants, for models that take their time: three calls with firsts 0 to 2 see all of them.
+std::vector<Variant> EveryThird(std::vector<Variant> variants, size_t first) {
+  std::vector<Variant> some;
+  for (size_t i = first; i < variants.size(); i += 3) some.push_back(std::move(variants[i]));
+  return some;
+}
+
 GenerationOptions PastTheEnd(int32_t tokens, int32_t logprobs = 0) {
   return {.max_tokens = tokens, .ignore_end = true, .logprobs = logprobs};
 }
@@ -505,10 +512,10 @@ TEST_P(RealIdentityTest, StrictTextIsTheDenseText) {
   ASSERT_TRUE(PackModel(GetParam().path, config.model, {}).ok());
   config.corrector.mode = RunMode::kDense;
   config.threads = 2;
-  for (double temperature : {0.0, 0.8}) {
-    config.sampling.temperature = temperature;
-    ExpectAllEqual(config, "The three largest rivers of Europe are", PastTheEnd(24), GetParam().budget);
-  }
+  constexpr char kPrompt[] = "The three largest rivers of Europe are";
+  ExpectAllEqual(config, kPrompt, PastTheEnd(24), GetParam().budget);
+  config.sampling.temperature = 0.8;
+  ExpectEqual(EveryThird(Variants(GetParam().budget), 0), config, kPrompt, PastTheEnd(24), nullptr);
 }
 
 TEST_P(RealIdentityTest, StrictTextIsTheDenseTextUnderPenaltiesInASlidingContext) {
@@ -526,10 +533,11 @@ TEST_P(RealIdentityTest, StrictTextIsTheDenseTextUnderPenaltiesInASlidingContext
   config.sampling.repeat_penalty = 1.15;
   config.sampling.presence_penalty = 0.3;
   config.sampling.bias = {{TokenId{198}, -2.0F}};
-  for (double temperature : {0.0, 0.8}) {
-    config.sampling.temperature = temperature;
+  for (const size_t first : {1, 2}) {
+    config.sampling.temperature = first == 1 ? 0 : 0.8;
     GenerationResult dense;
-    ExpectAllEqual(config, "The three largest rivers of Europe are", PastTheEnd(32, 2), GetParam().budget, &dense);
+    ExpectEqual(EveryThird(Variants(GetParam().budget), first), config, "The three largest rivers of Europe are",
+                PastTheEnd(32, 2), &dense);
     EXPECT_GE(dense.context_slides, 1);
   }
 }
