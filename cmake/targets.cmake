@@ -34,6 +34,8 @@ function(dogstar_kernel_flags)
     set_source_files_properties(${avx512} PROPERTIES COMPILE_OPTIONS
       "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni")
   endif()
+  # For machines without AVX2: what -O3 unrolls beyond -O2 takes g++ a minute and a half.
+  set_property(SOURCE cpu/kernels_portable.cc APPEND PROPERTY COMPILE_OPTIONS "$<$<CONFIG:Release>:-O2>")
   if(DOGSTAR_SANITIZE)
     # Unrolled kernels with checks take g++ many minutes. The portable ones have every loop and address of the others, so
     # they alone are checked, and for addresses only.

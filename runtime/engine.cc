@@ -80,6 +80,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
       ASSIGN_OR_RETURN(plan, PlanRun(config_, *model_, *backend_, options, rates));
     }
   }
+  RETURN_IF_ERROR(GiveUpDrafts(hooks, rates, &options, &plan));
   limits_ = plan.limits;
   harvest_ = plan.harvest;
   placement_ = std::move(plan.placement);
@@ -87,6 +88,23 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   draft_vocabulary_ = plan.draft_vocabulary;
   for (const PlanLine& line : placement_.lines) RETURN_IF_ERROR(accountant_.Reserve(line.what, line.resident_bytes));
   return CheckDrafts(hooks);
+}
+
+// Where memory holds everything but for what drafts need themselves, they cannot pay.
+absl::Status Engine::GiveUpDrafts(const Hooks& hooks, const StreamRates& rates, RunPlanOptions* options,
+                                  RunPlan* plan) {
+  const bool adapts = options_.mode == RunMode::kStrict && config_.corrector.adaptive.value_or(true);
+  if (!adapts || options_.captures_verified || plan->placement.everything_resident()) return absl::OkStatus();
+  if (options->logit_rows <= options_.texts) return absl::OkStatus();
+  RunPlanOptions plain = *options;
+  plain.logit_rows = options_.texts;
+  ASSIGN_OR_RETURN(RunPlan without, PlanRun(config_, *model_, *backend_, plain, rates));
+  if (!without.placement.everything_resident()) return absl::OkStatus();
+  Note(hooks, "the budget holds the whole model if nothing is drafted, and drafts would cost more: full passes alone");
+  *options = std::move(plain);
+  *plan = std::move(without);
+  options_.logit_rows = options_.texts;
+  return absl::OkStatus();
 }
 
 absl::Status Engine::CheckDrafts(const Hooks& hooks) {

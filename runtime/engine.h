@@ -33,6 +33,7 @@
 #include "runtime/draft_choices.h"
 #include "runtime/draft_rows.h"
 #include "runtime/forward.h"
+#include "runtime/run_plan.h"
 
 namespace dogstar {
 
@@ -109,6 +110,7 @@ class Engine {
   Engine(const Config& config, const ModelFile* model, const Options& options);
   absl::Status Build(const Hooks& hooks);
   absl::Status Plan(const Hooks& hooks);
+  absl::Status GiveUpDrafts(const Hooks& hooks, const StreamRates& rates, RunPlanOptions* options, RunPlan* plan);
   absl::Status CheckDrafts(const Hooks& hooks);
   absl::Status ChooseHowToRead(const Hooks& hooks);
   absl::Status CreateOverlay();

@@ -57,6 +57,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--statistics", help="what dogstar calibrate wrote")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--raw", action="store_true", help="prompts as they are, not as chat messages")
     args = parser.parse_args()
 
     prompts = ten_prompts()
@@ -69,11 +70,12 @@ def main():
     for prompt in prompts:
         dense = {}
         for sampling in (("--temp", "0"), ("--temp", "0.8", "--seed", "7")):
-            dense[sampling] = run(args.program, args.model, prompt, args.tokens, ["--mode", "dense", *sampling])
+            dense[sampling] = run(args.program, args.model, prompt, args.tokens, ["--mode", "dense", *sampling],
+                                  not args.raw)
         for _ in range(args.samples):
             sampling = dice.choice(list(dense))
             options = draw(dice, args)
-            result = run(args.program, args.model, prompt, args.tokens, [*options, *sampling])
+            result = run(args.program, args.model, prompt, args.tokens, [*options, *sampling], not args.raw)
             runs += 1
             if (result["text"], result["tokens"]) != (dense[sampling]["text"], dense[sampling]["tokens"]):
                 different += 1
