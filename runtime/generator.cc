@@ -116,12 +116,13 @@ absl::Status Generator::Prefill(Session* session) {
   for (Text& text : session->texts) {
     RETURN_IF_ERROR(PrefillText(&text));
     if (text.done) continue;
-    if (&text == &session->texts.back()) RETURN_IF_ERROR(BeginDrafts(session));
     RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
     text.root = sampler_.Choose(logits_, {text.tokens, {}}, kSequenceKey, text.PositionAfter(0));
     RETURN_IF_ERROR(Emit(&text, text.root, 0));
   }
-  return absl::OkStatus();
+  const bool begun =
+      std::ranges::any_of(session->texts, [](const Text& text) { return !text.result().tokens.empty(); });
+  return begun ? BeginDrafts(session) : absl::OkStatus();
 }
 
 absl::Status Generator::PrefillText(Text* text) {

@@ -1,4 +1,5 @@
 // Texts that share passes are the texts that each prompt gives alone.
+#include <atomic>
 #include <vector>
 
 #include "fmt/format.h"
@@ -121,6 +122,57 @@ TEST_F(TogetherTest, DraftsThatFollowTheTextsChangeNone) {
   config_.draft.lookup = 1;
   config_.cache.harvest = HarvestMode::kText;
   ExpectAsAlone(config_, 80, "griffin, repair, lookup");
+}
+
+// Stopped while the second prompt is read: the first text stands as far as it is, and nothing is drafted for it.
+TEST_F(TogetherTest, AnInterruptWithinThePromptsLeavesWhatWasMade) {
+  config_.corrector.mode = RunMode::kStrict;
+  const auto model = ModelFile::Open(config_.model).value();
+  Engine::Options options;
+  options.mode = RunMode::kStrict;
+  options.context_slots = 80;
+  options.texts = 2;
+  options.logit_rows = 32;
+  options.program_bytes = testing_support::kProgramBytes;
+  const auto engine = Engine::Create(config_, model.get(), options, {}).value();
+  const std::vector<TokenId> first = model->tokenizer().Encode(kPrompts[0], {});
+  const std::vector<TokenId> second = model->tokenizer().Encode(kPrompts[1], {});
+  std::atomic<bool> interrupted = false;
+  GenerationResult results[2];
+  GenerationOptions stopping{.max_tokens = 20, .ignore_end = true, .interrupted = &interrupted};
+  GenerationOptions stops = stopping;
+  stops.on_token = [&](TokenId) { return interrupted = true; };
+  const TextRequest requests[] = {{first, stops, &results[0]}, {second, stopping, &results[1]}};
+  ASSERT_TRUE(Generator(engine.get()).GenerateTogether(requests).ok());
+  EXPECT_EQ(results[0].tokens.size(), 1U);
+  EXPECT_EQ(results[0].stop, StopReason::kInterrupted);
+  EXPECT_TRUE(results[1].tokens.empty());
+  EXPECT_EQ(results[1].stop, StopReason::kInterrupted);
+}
+
+// The second is stopped, the first is not: it goes on with drafts.
+TEST_F(TogetherTest, ATextThatIsStoppedInItsPromptLeavesTheOthersTheirDrafts) {
+  config_.corrector.mode = RunMode::kStrict;
+  config_.corrector.adaptive = false;
+  config_.corrector.period = 4;
+  const auto model = ModelFile::Open(config_.model).value();
+  Engine::Options options;
+  options.mode = RunMode::kStrict;
+  options.context_slots = 80;
+  options.texts = 2;
+  options.logit_rows = 8;
+  options.program_bytes = testing_support::kProgramBytes;
+  const auto engine = Engine::Create(config_, model.get(), options, {}).value();
+  const std::vector<TokenId> first = model->tokenizer().Encode(kPrompts[0], {});
+  const std::vector<TokenId> second = model->tokenizer().Encode(kPrompts[1], {});
+  const std::atomic<bool> interrupted = true;
+  GenerationResult results[2];
+  const TextRequest requests[] = {{first, {.max_tokens = 20, .ignore_end = true}, &results[0]},
+                                  {second, {.max_tokens = 20, .interrupted = &interrupted}, &results[1]}};
+  ASSERT_TRUE(Generator(engine.get()).GenerateTogether(requests).ok());
+  EXPECT_EQ(results[0].tokens.size(), 20U);
+  EXPECT_GT(results[0].draft_steps, 0);
+  EXPECT_TRUE(results[1].tokens.empty());
 }
 
 }  // namespace
