@@ -96,6 +96,7 @@ absl::Status PlanDraftHead(const Config& config, const ModelFile& model, const B
   const int32_t asked = config.draft.vocabulary;
   const Placement& before = plan->placement;
   if (!JudgesDrafts(options.mode) || !shape.packed || asked == 0) return absl::OkStatus();
+  if (asked < 0 && options.logit_rows <= options.texts) return absl::OkStatus();  // cycles of one token draft nothing
   if (asked < 0 && before.everything_resident()) return absl::OkStatus();
   const int32_t wanted = asked > 0 ? asked : std::clamp(shape.head.rows / 8, kLeastVocabulary, kMostVocabulary);
   const int32_t tokens = std::min(wanted, shape.head.rows) / kPanelRows * kPanelRows;
