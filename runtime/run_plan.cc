@@ -282,6 +282,10 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
     const uint64_t tensors = LowRankProducts::TensorBytes(*options.residual, backend, options.logit_rows);
     plan.request.fixed.push_back({"residual maps", options.residual_bytes + tensors});
   }
+  // What a sampler sorts; a greedy choice needs none. (Gemma 3's takes 1 MiB, a quarter of the program's slack.)
+  if (config.sampling.temperature > 0) {
+    plan.request.fixed.push_back({"sampling", static_cast<uint64_t>(model.config().vocab_size) * sizeof(int32_t)});
+  }
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);
   ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
