@@ -341,7 +341,7 @@ bool DraftsNeedNoDisk(const ModelShape& model, const PlanRequest& request, const
 absl::Status TooSmall(const ModelShape& model, const PlanRequest& request, uint64_t fixed, const Ring& ring) {
   const auto largest = std::ranges::max_element(request.fixed, {}, &FixedCost::bytes);
   const std::string most = largest != request.fixed.end()
-                               ? fmt::format(", most of them {} {}", largest->what, FormatSize(largest->bytes))
+                               ? fmt::format(", the largest of them {} {}", largest->what, FormatSize(largest->bytes))
                                : "";
   return absl::ResourceExhaustedError(
       fmt::format("a budget of {} is too small for {}: the smallest that works is {} (fixed costs {}{}; ring {})",

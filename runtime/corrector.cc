@@ -38,10 +38,10 @@ class Judgement {
     stands[0] = true;
     int32_t best = 0;
     for (int32_t parent = 0; parent < tree_.size(); ++parent) {
-      if (!stands[static_cast<size_t>(parent)] || tree_.LikeliestChild(parent) < 0) continue;
+      const std::vector<int32_t> children = tree_.ChildrenOf(parent);
+      if (!stands[static_cast<size_t>(parent)] || children.empty()) continue;
       RETURN_IF_ERROR(logits_(parent, scratch_));
-      for (int32_t child = parent + 1; child < tree_.size(); ++child) {
-        if (tree_.node(child).parent != parent) continue;
+      for (int32_t child : children) {
         if (Probability(scratch_, tree_.node(child).token, options_.temperature) < options_.threshold) continue;
         stands[static_cast<size_t>(child)] = true;
         if (Better(child, best)) best = child;

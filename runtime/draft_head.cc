@@ -70,8 +70,7 @@ absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Create(const ModelFile* mo
   ASSIGN_OR_RETURN(made->panels_, backend->AllocateMemory(PanelMatrixBytes(head.type, kCapacity, head.cols)));
   ASSIGN_OR_RETURN(made->scores_, backend->NewTensor(rows, first_rows.rows + kCapacity));
   made->host_.resize(static_cast<size_t>(first_rows.rows + kCapacity));
-  made->copies_ = {head.type, MatrixLayout::kPanels, 0, head.cols, made->panels_};
-  RETURN_IF_ERROR(made->SetPrompt({}));
+  made->copies_ = {head.type, MatrixLayout::kPanels, static_cast<int32_t>(made->frequent_), head.cols, made->panels_};
   for (int32_t first = 0; first < made->copies_.rows; first += kPanelRows) RETURN_IF_ERROR(made->LoadPanel(first));
   return made;
 }

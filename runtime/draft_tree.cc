@@ -16,17 +16,25 @@ void DraftTree::Begin(const TreeOptions& options, TokenId root) {
   nodes_.assign(1, DraftNode{.token = root});
 }
 
-int32_t DraftTree::FindChild(int32_t parent, TokenId token) const {
+std::vector<int32_t> DraftTree::ChildrenOf(int32_t parent) const {
+  std::vector<int32_t> children;
   for (int32_t i = parent + 1; i < size(); ++i) {
-    if (node(i).parent == parent && node(i).token == token) return i;
+    if (node(i).parent == parent) children.push_back(i);
+  }
+  return children;
+}
+
+int32_t DraftTree::FindChild(int32_t parent, TokenId token) const {
+  for (int32_t child : ChildrenOf(parent)) {
+    if (node(child).token == token) return child;
   }
   return -1;
 }
 
 int32_t DraftTree::LikeliestChild(int32_t parent) const {
   int32_t best = -1;
-  for (int32_t i = parent + 1; i < size(); ++i) {
-    if (node(i).parent == parent && (best < 0 || node(i).probability > node(best).probability)) best = i;
+  for (int32_t child : ChildrenOf(parent)) {
+    if (best < 0 || node(child).probability > node(best).probability) best = child;
   }
   return best;
 }

@@ -67,6 +67,8 @@ class DraftTree {
   std::span<const DraftNode> nodes() const { return nodes_; }
   int32_t size() const { return static_cast<int32_t>(nodes_.size()); }
   const DraftNode& node(int32_t index) const { return nodes_[static_cast<size_t>(index)]; }
+  // In the order of their indices.
+  std::vector<int32_t> ChildrenOf(int32_t parent) const;
   // The child with this token; -1: none.
   int32_t FindChild(int32_t parent, TokenId token) const;
   // Of the node's children the likeliest, of equal ones the first; -1: none.

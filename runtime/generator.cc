@@ -73,7 +73,6 @@ absl::Status Generator::GenerateTogether(std::span<const TextRequest> requests) 
     text.tokens.assign(request.prompt.begin(), request.prompt.end());
     corrector_.assumed_tokens = request.result->assumed_tokens = request.options.assumed_tokens;
   }
-  held_.resize(std::max(held_.size(), requests.size()));
 
   RETURN_IF_ERROR(Prefill(&session));
   for (session.FindLive(); !session.live.empty(); session.FindLive()) {
@@ -89,6 +88,12 @@ absl::Status Generator::GenerateTogether(std::span<const TextRequest> requests) 
     text.result().io_wait_seconds = engine_->io_wait_seconds();
   }
   return absl::OkStatus();
+}
+
+std::vector<TokenId>& Generator::Held(SequenceId sequence) {
+  const auto at = static_cast<size_t>(ToInt(sequence));
+  if (at >= held_.size()) held_.resize(at + 1);
+  return held_[at];
 }
 
 int32_t Generator::RoomOf(const Text& text) const {
@@ -131,7 +136,7 @@ absl::Status Generator::PrefillText(Text* text) {
   const int32_t total = static_cast<int32_t>(prompt.size());
   PromptHarvest harvest(&engine_->predictor(), row_scores_.get(), engine_->overlay(), engine_->heads(),
                         engine_->observes_prompt());
-  std::vector<TokenId>& held = held_[static_cast<size_t>(ToInt(text->sequence))];
+  std::vector<TokenId>& held = Held(text->sequence);
   held.resize(ReusablePrefix(*text));
   const int32_t reused = static_cast<int32_t>(held.size());
   engine_->kv().Truncate(text->sequence, reused);
@@ -168,7 +173,7 @@ absl::Status Generator::BeginDrafts(Session* session) {
 
 absl::Status Generator::Process(SequenceId sequence, std::span<const TokenId> tokens, bool with_logits,
                                 PassObserver* observer, const std::function<bool(int32_t done)>& go_on) {
-  std::vector<TokenId>& held = held_[static_cast<size_t>(ToInt(sequence))];
+  std::vector<TokenId>& held = Held(sequence);
   const size_t piece = static_cast<size_t>(engine_->forward().limits().batch_rows);
   for (size_t done = 0; done < tokens.size() && go_on(static_cast<int32_t>(done));) {
     const std::span<const TokenId> rows = tokens.subspan(done, std::min(piece, tokens.size() - done));
@@ -184,16 +189,16 @@ absl::Status Generator::Process(SequenceId sequence, std::span<const TokenId> to
 }
 
 // At least the last token of the prompt is computed: its logits are needed.
-size_t Generator::ReusablePrefix(const Text& text) const {
+size_t Generator::ReusablePrefix(const Text& text) {
   if (!text.options().reuse_prefix) return 0;
-  const std::vector<TokenId>& held = held_[static_cast<size_t>(ToInt(text.sequence))];
+  const std::vector<TokenId>& held = Held(text.sequence);
   const size_t most = std::min(held.size(), text.request.prompt.size() - 1);
   const auto end = held.begin() + static_cast<ptrdiff_t>(most);
   return static_cast<size_t>(std::mismatch(held.begin(), end, text.request.prompt.begin()).first - held.begin());
 }
 
 absl::Status Generator::Slide(Text* text) {
-  std::vector<TokenId>& held = held_[static_cast<size_t>(ToInt(text->sequence))];
+  std::vector<TokenId>& held = Held(text->sequence);
   const std::vector<TokenId> full = std::exchange(held, {});
   const size_t keep = std::min(static_cast<size_t>(engine_->config().context_keep), full.size() - 1);
   const size_t dropped = (full.size() - keep + 1) / 2;
@@ -227,7 +232,7 @@ absl::Status Generator::Emit(Text* text, TokenId token, int32_t logits_row) {
   result.disk_bytes = engine_->disk_bytes();
   const bool go_on = !options.on_token || options.on_token(token);
 
-  const size_t held = held_[static_cast<size_t>(ToInt(text->sequence))].size();
+  const size_t held = Held(text->sequence).size();
   if (engine_->model().tokenizer().IsEnd(token) && !options.ignore_end) {
     text->Stop(StopReason::kEndToken);
   } else if (!go_on) {
@@ -255,7 +260,7 @@ absl::Status Generator::SparseStep(Session* session) {
   for (size_t i = 0; i < session->live.size(); ++i) {
     Text* const text = session->live[i];
     RETURN_IF_ERROR(engine_->forward().Logits(static_cast<int32_t>(i), logits_));
-    held_[static_cast<size_t>(ToInt(text->sequence))].push_back(text->root);
+    Held(text->sequence).push_back(text->root);
     text->root = sampler_.Choose(logits_, {text->tokens, {}}, kSequenceKey, text->PositionAfter(0));
     text->result().draft_seconds += Now() - start;
     ++text->result().draft_steps;

@@ -93,8 +93,9 @@ class Generator {
 
   absl::StatusOr<Batch> MakeChain(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows);
   void RecordPass(AccessPhase phase, size_t rows);
-  int32_t RoomOf(const Text& text) const;  // positions left in its context
-  void Forget();                           // what the KV cache holds
+  std::vector<TokenId>& Held(SequenceId sequence);  // of held_
+  int32_t RoomOf(const Text& text) const;           // positions left in its context
+  void Forget();                                    // what the KV cache holds
 
   absl::Status Prefill(Session* session);
   absl::Status PrefillText(Text* text);
@@ -104,7 +105,7 @@ class Generator {
   absl::Status Process(SequenceId sequence, std::span<const TokenId> tokens, bool with_logits, PassObserver* observer,
                        const std::function<bool(int32_t done)>& go_on);
   absl::Status Slide(Text* text);
-  size_t ReusablePrefix(const Text& text) const;
+  size_t ReusablePrefix(const Text& text);
   // logits_row: row of the last pass's logits that judged it, < 0 when logits_ holds them.
   absl::Status Emit(Text* text, TokenId token, int32_t logits_row);
 

@@ -44,13 +44,29 @@ void CountJudged(int32_t judged, int32_t accepted, GenerationResult* result) {
 // Drafts whose parents stood.
 void AddJudged(const DraftTree& tree, const Verdict& verdict, std::vector<JudgedDraft>* judged) {
   for (size_t i = 0; i < verdict.path.size(); ++i) {
-    for (int32_t child = verdict.path[i] + 1; child < tree.size(); ++child) {
+    for (int32_t child : tree.ChildrenOf(verdict.path[i])) {
       const DraftNode& node = tree.node(child);
-      if (node.parent != verdict.path[i]) continue;
       const bool stood = i + 1 < verdict.path.size() && verdict.path[i + 1] == child;
       judged->push_back({node.source, node.confidence, stood});
     }
   }
+}
+
+// The likeliest draft after the path that stood: the full model's own token has taken its place; -1: none was made.
+int32_t ReplacedDraft(const DraftTree& tree, const Verdict& verdict) {
+  return tree.LikeliestChild(verdict.path.back());
+}
+
+// Adds a node as a row of the batch. slots: of the tree's nodes, as far as its path needs them.
+void AddNodeRow(const KvCache& kv, SequenceId sequence, const DraftTree& tree, int32_t index,
+                std::span<const KvSlot> slots, Batch* batch) {
+  std::vector<KvSlot> path;
+  for (int32_t node : tree.PathTo(index)) path.push_back(slots[static_cast<size_t>(node)]);
+  batch->tokens.push_back(tree.node(index).token);
+  batch->positions.push_back(TokenPos{kv.length(sequence) + tree.node(index).depth});
+  batch->slots.push_back(path.back());
+  kv.AddPathRow(sequence, path, &batch->mask);
+  ++batch->logit_rows;
 }
 
 }  // namespace
@@ -83,22 +99,6 @@ class Generator::NodeSlots {
   KvCache* kv_;
   std::vector<KvSlot> taken_;
 };
-
-namespace {
-
-// Adds a node as a row of the batch. slots: of the tree's nodes, as far as its path needs them.
-void AddNodeRow(const KvCache& kv, SequenceId sequence, const DraftTree& tree, int32_t index,
-                std::span<const KvSlot> slots, Batch* batch) {
-  std::vector<KvSlot> path;
-  for (int32_t node : tree.PathTo(index)) path.push_back(slots[static_cast<size_t>(node)]);
-  batch->tokens.push_back(tree.node(index).token);
-  batch->positions.push_back(TokenPos{kv.length(sequence) + tree.node(index).depth});
-  batch->slots.push_back(path.back());
-  kv.AddPathRow(sequence, path, &batch->mask);
-  ++batch->logit_rows;
-}
-
-}  // namespace
 
 absl::Status Generator::Cycle(Session* session) {
   const int32_t texts = static_cast<int32_t>(session->live.size());
@@ -264,7 +264,7 @@ absl::Status Generator::Verify(Session* session) {
   std::vector<Verdict> verdicts;
   std::vector<JudgedDraft> judged;
   std::vector<int32_t> verified_rows;
-  CycleOutcome outcome{.rows = batch.rows(), .tokens = 0};
+  CycleOutcome outcome{.rows = batch.rows()};
   for (size_t i = 0; i < session->live.size(); ++i) {
     Text* const text = session->live[i];
     const auto logits_of = [&](int32_t node, std::span<float> out) {
@@ -277,8 +277,7 @@ absl::Status Generator::Verify(Session* session) {
     AddJudged(text->tree, verdict, &judged);
     for (int32_t node : verdict.path) verified_rows.push_back(first_rows[i] + node);
     outcome.accepted += verdict.accepted();
-    outcome.tokens += verdict.accepted() + 1;
-    outcome.ended_by_a_draft += text->tree.LikeliestChild(verdict.path.back()) >= 0 ? 1 : 0;
+    outcome.ended_by_a_draft += ReplacedDraft(text->tree, verdict) >= 0 ? 1 : 0;
     verdicts.push_back(verdict);
   }
   if (text_harvest_ != nullptr) FollowTexts(session, verified_rows);
@@ -299,7 +298,7 @@ void Generator::Commit(Text* text, const Verdict& verdict, std::span<const KvSlo
     if (from != slots[i]) engine_->backend().CopyKv(from, slots[i], &engine_->kv_store());
   }
   taken->Keep(text->sequence, slots.first(verdict.path.size()));
-  const int32_t replaced = text->tree.LikeliestChild(verdict.path.back());
+  const int32_t replaced = ReplacedDraft(text->tree, verdict);
   if (!engine_->config().corrector.repair || replaced < 0) return;
   if (text->tree.node(replaced).source == DraftSource::kRepair) return;  // a second time it is rolled back
   for (int32_t node = replaced; (node = text->tree.LikeliestChild(node)) >= 0;) {
@@ -318,7 +317,7 @@ void Generator::CountCycle(const Text& text, const Verdict& verdict, double seco
   ++result.cycle_tokens[won];
   result.drafts_accepted += verdict.accepted();
   result.drafts_verified += text.tree.size() - 1;
-  const int32_t ended = text.tree.LikeliestChild(verdict.path.back()) >= 0 ? 1 : 0;
+  const int32_t ended = ReplacedDraft(text.tree, verdict) >= 0 ? 1 : 0;
   CountJudged(verdict.accepted() + ended, verdict.accepted(), &result);
   for (const DraftNode& node : text.tree.nodes()) result.looked_up += node.source == DraftSource::kLookup ? 1 : 0;
   for (int32_t node : verdict.path) {
@@ -328,7 +327,7 @@ void Generator::CountCycle(const Text& text, const Verdict& verdict, double seco
 }
 
 absl::Status Generator::EmitVerified(Text* text, const Verdict& verdict, int32_t first_row) {
-  std::vector<TokenId>& held = held_[static_cast<size_t>(ToInt(text->sequence))];
+  std::vector<TokenId>& held = Held(text->sequence);
   for (size_t i = 0; i < verdict.path.size() && !text->done; ++i) {
     const int32_t node = verdict.path[i];
     const bool last = i + 1 == verdict.path.size();

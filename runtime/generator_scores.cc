@@ -42,7 +42,6 @@ absl::Status Generator::CompareDrafts(std::span<const TokenId> tokens, int32_t p
   Session session{.texts = {}, .live = {}, .period = PeriodController({false, 1}), .draft_rows = {}};
   session.texts.push_back(Text{.request = request, .sequence = kScored});
   session.texts.back().tokens.assign(request.prompt.begin(), request.prompt.end());
-  held_.resize(std::max(held_.size(), size_t{1}));
   RETURN_IF_ERROR(Prefill(&session));
   const size_t piece = static_cast<size_t>(engine_->forward().limits().logit_rows);
   std::vector<std::vector<float>> full_logits(piece, std::vector<float>(logits_.size()));

@@ -4,10 +4,7 @@
 
 namespace dogstar {
 
-void PeriodController::Mean::Add(double sample) {
-  value += std::max(kNew, 1.0 / ++samples) * (sample - value);
-  known = true;
-}
+void PeriodController::Mean::Add(double sample) { value += std::max(kNew, 1.0 / ++samples) * (sample - value); }
 
 size_t PeriodController::BinOf(float confidence) {
   return static_cast<size_t>(std::clamp(static_cast<int>(confidence * kBins), 0, kBins - 1));
@@ -18,7 +15,7 @@ size_t PeriodController::BinOf(float confidence) {
 double PeriodController::AcceptanceOf(DraftSource source, float confidence) const {
   constexpr double kPriorCount = 4, kPriorFailures = 1;
   const size_t kind = static_cast<size_t>(source);
-  if (free_[kind].acceptance.known) return free_[kind].acceptance.value;
+  if (free_[kind].acceptance.known()) return free_[kind].acceptance.value;
   const Record& record = records_[kind];
   const double scale = (record.failed + kPriorFailures) / (record.foretold + kPriorFailures);
   const double prior = std::clamp(1 - scale * (1 - static_cast<double>(confidence)), 0.0, 1.0);
@@ -33,7 +30,7 @@ void PeriodController::BeginCycle(int32_t texts) {
 }
 
 double PeriodController::SavedSeconds() const {
-  return cycle_tokens_.known ? std::min(TokenSeconds(), PlainTokenSeconds()) : PlainTokenSeconds();
+  return cycle_tokens_.known() ? std::min(TokenSeconds(), PlainTokenSeconds()) : PlainTokenSeconds();
 }
 
 double PeriodController::ExpectedAcceptance() const {
@@ -45,8 +42,8 @@ int32_t PeriodController::NodesToLookBeyond(std::span<const double> reached) con
   const int32_t all = static_cast<int32_t>(reached.size());
   if (passes_ >= options_.period - 1) return 0;
   if (!options_.adaptive) return all;
-  if (!full_seconds_.known) return 0;  // what is there to beat?
-  if (!draft_seconds_.known) return passes_ < kFirstDrafts ? all : 0;
+  if (!full_seconds_.known()) return 0;  // what is there to beat?
+  if (!draft_seconds_.known()) return passes_ < kFirstDrafts ? all : 0;
   if (passes_ == 0) {
     if (since_draft_ >= kRetryCycles) return all;
     if (cycles_ % kRefreshCycles == kRefreshCycles - 1) return 0;
@@ -57,7 +54,7 @@ int32_t PeriodController::NodesToLookBeyond(std::span<const double> reached) con
   int32_t count = 0;
   for (double probability : reached) {
     // Before a pass of several rows its price is not known: they are tried.
-    const double price = count > 0 && draft_row_seconds_.known ? draft_row_seconds_.value : 0;
+    const double price = count > 0 && draft_row_seconds_.known() ? draft_row_seconds_.value : 0;
     if (count > 0 && probability * saved <= price + row) break;
     gain += probability * saved - price - row;
     ++count;
@@ -66,19 +63,19 @@ int32_t PeriodController::NodesToLookBeyond(std::span<const double> reached) con
 }
 
 double PeriodController::LeastProbability() const {
-  if (!options_.adaptive || !full_seconds_.known || SavedSeconds() <= 0) return 0;
+  if (!options_.adaptive || !full_seconds_.known() || SavedSeconds() <= 0) return 0;
   return row_seconds_.value / SavedSeconds();
 }
 
 int32_t PeriodController::FreeDraftsToTry(DraftSource source, int32_t found) {
   const int32_t most = std::min(found, options_.period - 1);
   if (!options_.adaptive || most <= 0) return std::max(most, 0);
-  if (!full_seconds_.known) return 0;
+  if (!full_seconds_.known()) return 0;
   Free& free = free_[static_cast<size_t>(source)];
   const double saved = PlainTokenSeconds(), row = row_seconds_.value;
-  const double rate = free.acceptance.known ? free.acceptance.value : 0.7;  // guess: a match of a few tokens
-  const bool drafts_pay = cycle_tokens_.known && TokenSeconds() < PlainTokenSeconds();
-  if (drafts_pay && acceptance_.known && acceptance_.value > rate && ++free.refused < kRetryCycles) return 0;
+  const double rate = free.acceptance.known() ? free.acceptance.value : 0.7;  // guess: a match of a few tokens
+  const bool drafts_pay = cycle_tokens_.known() && TokenSeconds() < PlainTokenSeconds();
+  if (drafts_pay && acceptance_.known() && acceptance_.value > rate && ++free.refused < kRetryCycles) return 0;
   int32_t worth = 0;
   for (double survival = rate; worth < most && survival * saved > row; survival *= rate) ++worth;
   if (worth == 0 && ++free.refused >= kRetryCycles) worth = 1;
@@ -91,7 +88,7 @@ void PeriodController::RecordDraft(int32_t rows, double seconds) {
   cycle_draft_seconds_ += seconds;
   if (rows == texts_) {
     draft_seconds_.Add(seconds);
-  } else if (rows > texts_ && draft_seconds_.known) {
+  } else if (rows > texts_ && draft_seconds_.known()) {
     draft_row_seconds_.Add(std::max(0.0, (seconds - draft_seconds_.value) / (rows - texts_)));
   }
 }
@@ -119,16 +116,16 @@ void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const
     ++since_draft_;
     return;
   }
-  if (more_rows > 0 && full_seconds_.known) {
+  if (more_rows > 0 && full_seconds_.known()) {
     row_seconds_.Add(std::max(0.0, (outcome.seconds - full_seconds_.value) / more_rows));
   }
   if (passes_ == 0) return;  // free drafts alone
   ++cycles_;
   ++draft_cycles_;
   since_draft_ = 0;
-  if (!full_seconds_.known) full_seconds_.Add(outcome.seconds);
+  if (!full_seconds_.known()) full_seconds_.Add(outcome.seconds);
   cycle_seconds_.Add(outcome.seconds + cycle_draft_seconds_);
-  cycle_tokens_.Add(outcome.tokens);
+  cycle_tokens_.Add(outcome.accepted + texts_);
   for (int32_t i = 0; i < outcome.accepted; ++i) acceptance_.Add(1);
   for (int32_t i = 0; i < outcome.ended_by_a_draft; ++i) acceptance_.Add(0);
 }

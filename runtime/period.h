@@ -38,7 +38,6 @@ struct JudgedDraft {
 // What a cycle's full pass came to.
 struct CycleOutcome {
   int32_t rows = 1;              // of the pass
-  int32_t tokens = 1;            // that the texts won
   int32_t accepted = 0;          // drafts that stood
   int32_t ended_by_a_draft = 0;  // texts whose last token that stood had drafts after it, none of which did
   double seconds = 0;
@@ -80,8 +79,8 @@ class PeriodController {
 
   struct Mean {
     double value = 0;
-    bool known = false;
     int32_t samples = 0;
+    bool known() const { return samples > 0; }
     void Add(double sample);
   };
   struct Free {
@@ -97,7 +96,7 @@ class PeriodController {
     double failed = 0, foretold = 0;
   };
   // What a token of drafting cycles costs; 0 before the first.
-  double TokenSeconds() const { return cycle_tokens_.known ? cycle_seconds_.value / cycle_tokens_.value : 0; }
+  double TokenSeconds() const { return cycle_tokens_.known() ? cycle_seconds_.value / cycle_tokens_.value : 0; }
   double PlainTokenSeconds() const { return full_seconds_.value / texts_; }
   // What an accepted draft saves.
   double SavedSeconds() const;

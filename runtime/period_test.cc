@@ -14,7 +14,7 @@ void RecordChain(PeriodController* period, int rows, int accepted, DraftSource s
   std::vector<JudgedDraft> judged(static_cast<size_t>(std::min(rows - 1, accepted + 1)), {source, confidence, true});
   const bool ended = accepted < rows - 1;
   if (ended) judged.back().stood = false;
-  period->RecordVerify({rows, accepted + 1, accepted, ended ? 1 : 0, seconds}, judged);
+  period->RecordVerify({rows, accepted, ended ? 1 : 0, seconds}, judged);
 }
 
 // Runs cycles with given costs; returns the mean rows a cycle over the last half.
@@ -136,7 +136,7 @@ TEST(PeriodTest, ConfidencesAreTakenForWhatTheyWereWorthByTheirSource) {
   for (int i = 0; i < 100; ++i) {
     const std::vector<JudgedDraft> judged = {{DraftSource::kFirst, 0.55F, i % 10 != 0},
                                              {DraftSource::kOther, 0.55F, i % 10 == 0}};
-    period.RecordVerify({3, 2, 1, 0, 1}, judged);
+    period.RecordVerify({3, 1, 0, 1}, judged);
   }
   EXPECT_NEAR(period.AcceptanceOf(DraftSource::kFirst, 0.55F), 0.9, 0.05);
   EXPECT_NEAR(period.AcceptanceOf(DraftSource::kOther, 0.55F), 0.1, 0.05);
@@ -149,7 +149,7 @@ TEST(PeriodTest, DraftsThatStandAgainstTheirConfidenceAreSoonBelieved) {
   EXPECT_NEAR(before, 0.35, 0.01);
   for (int i = 0; i < 4; ++i) {
     const JudgedDraft judged{DraftSource::kFirst, 0.45F, true};
-    period.RecordVerify({2, 2, 1, 0, 1}, {&judged, 1});
+    period.RecordVerify({2, 1, 0, 1}, {&judged, 1});
   }
   EXPECT_GT(period.AcceptanceOf(DraftSource::kFirst, 0.35F), 0.75);
 }
@@ -158,11 +158,11 @@ TEST(PeriodTest, TextsTogetherHaveAPlainPassForATokenEach) {
   PeriodController period({true, 16});
   for (int i = 0; i < 20; ++i) {
     period.BeginCycle(4);
-    period.RecordVerify({4, 4, 0, 0, 1}, {});
+    period.RecordVerify({4, 0, 0, 1}, {});
   }
   period.BeginCycle(4);
   period.RecordDraft(4, 0.2);
-  period.RecordVerify({8, 6, 2, 2, 1}, {});
+  period.RecordVerify({8, 2, 2, 1}, {});
   period.BeginCycle(4);
   const std::vector<double> good(4, 0.9), bad(4, 0.1);
   EXPECT_EQ(period.NodesToLookBeyond(good), 4);  // 4 * 0.9 * 0.5 * 0.2 s for 0.2 s

@@ -236,8 +236,9 @@ CycleRows RowsOfCycles(const Config& config, RunMode mode, const ModelConfig& mo
   const int32_t in_budget = std::max(texts, static_cast<int32_t>(std::min<uint64_t>(share / row_bytes, 1 << 20)));
   if (in_budget >= cycle.rows) return cycle;
   cycle.reduced = fmt::format(
-      "logits of {} tokens take {}, more than an eighth of the budget: cycles have {} tokens ({})", cycle.rows,
-      FormatSize(row_bytes * static_cast<uint64_t>(cycle.rows)), in_budget, "corrector.period, draft.nodes");
+      "logits of {} tokens take {}, more than an eighth of the budget: cycles have {} tokens (corrector.period, "
+      "draft.nodes)",
+      cycle.rows, FormatSize(row_bytes * static_cast<uint64_t>(cycle.rows)), in_budget);
   cycle.rows = in_budget;
   return cycle;
 }

@@ -18,7 +18,6 @@ import csv
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -26,21 +25,15 @@ import tempfile
 import threading
 import time
 
+from dogstar_runs import IN_CGROUP, llama_token_seconds, output_of
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-IN_CGROUP = str(ROOT / "scripts/in_cgroup.sh")
 PROMPT = "Once upon a time"
 MIB = 1 << 20
 
 
 def fail(message):
     sys.exit(f"bench_passes: {message}")
-
-
-def output_of(command, environment=None):
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env={**os.environ, **(environment or {})})
-    if done.returncode != 0:
-        fail(f"{' '.join(command)}\n{done.stderr[-3000:]}{done.stdout[-1000:]}")
-    return done
 
 
 def disk_bandwidth(model, region_bytes, seconds):
@@ -69,17 +62,6 @@ def run_ours(args, ram_bytes, tokens, cap_bytes=None):
     return result
 
 
-def run_theirs(args, tokens, cap_bytes):
-    """Seconds per token of llama.cpp, mmap, no repacking (a repacked copy would need the memory twice)."""
-    log = output_of([IN_CGROUP, str(cap_bytes), args.llama, "-m", args.model, "-p", PROMPT, "-n", str(tokens), "-c", "512",
-                     "-t", str(args.threads), "--no-warmup", "-no-cnv", "--temp", "0", "--no-repack", "--ignore-eos",
-                     "--perf"]).stderr
-    found = re.search(r"\beval time =\s*([\d.]+) ms /\s*(\d+) runs", re.sub(r"prompt eval time.*", "", log))
-    if not found:
-        fail(f"no eval time in llama.cpp's output:\n{log[-2000:]}")
-    return float(found[1]) / 1e3 / int(found[2])
-
-
 def measure(args, ram_bytes, cap_bytes):
     """Alternating: disk, ours, llama.cpp, disk, ours, ..., disk. Medians, and the ratios of each round."""
     # A short run says how many bytes the passes read.
@@ -90,7 +72,8 @@ def measure(args, ram_bytes, cap_bytes):
     for _ in range(args.rounds):
         ours = run_ours(args, ram_bytes, args.tokens, cap_bytes)
         if args.llama:
-            theirs.append(run_theirs(args, args.llama_tokens, cap_bytes))
+            theirs.append(llama_token_seconds(args.llama, args.model, PROMPT, args.llama_tokens, args.threads,
+                                              cap_bytes))
         if region:
             bandwidths.append(disk_bandwidth(args.model, region, args.fio_seconds))
             ours["disk"] = (bandwidths[-2] + bandwidths[-1]) / 2

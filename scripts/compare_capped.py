@@ -14,33 +14,11 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import statistics
-import subprocess
-import sys
 
-from dogstar_runs import DEFAULT_PROGRAM
+from dogstar_runs import DEFAULT_PROGRAM, IN_CGROUP, llama_token_seconds, output_of
 
-IN_CGROUP = str(pathlib.Path(__file__).resolve().parent / "in_cgroup.sh")
 MIB = 1 << 20
-
-
-def output_of(command):
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if done.returncode != 0:
-        sys.exit(f"compare_capped: {' '.join(command)}\n{done.stderr[-3000:]}")
-    return done
-
-
-def theirs(args, cap, prompt):
-    """Tokens a second."""
-    log = output_of([IN_CGROUP, str(cap), args.llama, "-m", args.model, "-p", prompt, "-n", str(args.llama_tokens), "-c",
-                     "512", "-t", str(args.threads), "--no-warmup", "-no-cnv", "--temp", "0", "--no-repack",
-                     "--ignore-eos", "--perf", *args.llama_options.split()]).stderr
-    found = re.search(r"\beval time =\s*([\d.]+) ms /\s*(\d+) runs", re.sub(r"prompt eval time.*", "", log))
-    if not found:
-        sys.exit(f"compare_capped: no eval time in llama.cpp's output:\n{log[-2000:]}")
-    return int(found[2]) / float(found[1]) * 1e3
 
 
 def ours(args, prompt, options, cap=None):
@@ -80,7 +58,10 @@ def main():
     print("|---|---|---|---|---|---|---|")
     over_llama, over_dense, differing, passes, advanced = [], [], 0, 0, 0.0
     for number, prompt in enumerate(prompts, 1):
-        peer = theirs(args, cap, prompt) if args.llama else float("nan")
+        peer = float("nan")
+        if args.llama:
+            peer = 1 / llama_token_seconds(args.llama, args.model, prompt, args.llama_tokens, args.threads, cap,
+                                           args.llama_options.split())
         strict = ours(args, prompt, ["--mode", "strict"], cap)
         dense = ours(args, prompt, ["--mode", "dense"], cap)
         differing += ours(args, prompt, ["--mode", "dense"])["tokens"] != strict["tokens"]

@@ -24,16 +24,11 @@ class TogetherTest : public testing::Test {
   }
 
   absl::StatusOr<std::vector<GenerationResult>> Together(const Config& config, int32_t context, int32_t tokens) {
-    ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(config.model));
-    Engine::Options options;
-    options.mode = config.corrector.mode;
-    options.context_slots = context;
-    options.texts = static_cast<int32_t>(kPrompts.size());
-    options.logit_rows = RowsOfCycles(config, options.mode, model->config(), context, options.texts).rows;
-    options.program_bytes = testing_support::kProgramBytes;
-    ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(config, model.get(), options, {}));
+    const int32_t texts = static_cast<int32_t>(kPrompts.size());
+    const int32_t rows = JudgesDrafts(config.corrector.mode) ? DraftsOfCycle(config) + 1 : 1;
+    ASSIGN_OR_RETURN(const auto opened, testing_support::OpenModel(config, context, rows * texts, texts));
     std::vector<std::vector<TokenId>> prompts;
-    for (const std::string& prompt : kPrompts) prompts.push_back(model->tokenizer().Encode(prompt, {}));
+    for (const std::string& prompt : kPrompts) prompts.push_back(opened.model->tokenizer().Encode(prompt, {}));
     std::vector<GenerationResult> results(prompts.size());
     std::vector<TextRequest> requests;
     for (size_t i = 0; i < prompts.size(); ++i) {
@@ -41,7 +36,7 @@ class TogetherTest : public testing::Test {
       const int32_t most = tokens + static_cast<int32_t>(i);
       requests.push_back({prompts[i], {.max_tokens = most, .ignore_end = true, .logprobs = 2}, &results[i]});
     }
-    RETURN_IF_ERROR(Generator(engine.get()).GenerateTogether(requests));
+    RETURN_IF_ERROR(Generator(opened.engine.get()).GenerateTogether(requests));
     return results;
   }
 
@@ -70,6 +65,23 @@ class TogetherTest : public testing::Test {
       }
     }
     return slides;
+  }
+
+  // Two texts by the first prompts, 20 tokens each; `first` and `second` say how they are stopped.
+  std::vector<GenerationResult> TwoTexts(int32_t rows, GenerationOptions first, GenerationOptions second) {
+    const auto opened = testing_support::OpenModel(config_, 80, rows, 2).value();
+    std::vector<GenerationResult> results(2);
+    std::vector<std::vector<TokenId>> prompts;
+    std::vector<TextRequest> requests;
+    for (size_t i = 0; i < 2; ++i) prompts.push_back(opened.model->tokenizer().Encode(kPrompts[i], {}));
+    for (size_t i = 0; i < 2; ++i) {
+      GenerationOptions& options = i == 0 ? first : second;
+      options.max_tokens = 20;
+      options.ignore_end = true;
+      requests.push_back({prompts[i], options, &results[i]});
+    }
+    EXPECT_TRUE(Generator(opened.engine.get()).GenerateTogether(requests).ok());
+    return results;
   }
 
   TestFolder folder_;
@@ -127,23 +139,9 @@ TEST_F(TogetherTest, DraftsThatFollowTheTextsChangeNone) {
 // Stopped while the second prompt is read: the first text stands as far as it is, and nothing is drafted for it.
 TEST_F(TogetherTest, AnInterruptWithinThePromptsLeavesWhatWasMade) {
   config_.corrector.mode = RunMode::kStrict;
-  const auto model = ModelFile::Open(config_.model).value();
-  Engine::Options options;
-  options.mode = RunMode::kStrict;
-  options.context_slots = 80;
-  options.texts = 2;
-  options.logit_rows = 32;
-  options.program_bytes = testing_support::kProgramBytes;
-  const auto engine = Engine::Create(config_, model.get(), options, {}).value();
-  const std::vector<TokenId> first = model->tokenizer().Encode(kPrompts[0], {});
-  const std::vector<TokenId> second = model->tokenizer().Encode(kPrompts[1], {});
   std::atomic<bool> interrupted = false;
-  GenerationResult results[2];
-  GenerationOptions stopping{.max_tokens = 20, .ignore_end = true, .interrupted = &interrupted};
-  GenerationOptions stops = stopping;
-  stops.on_token = [&](TokenId) { return interrupted = true; };
-  const TextRequest requests[] = {{first, stops, &results[0]}, {second, stopping, &results[1]}};
-  ASSERT_TRUE(Generator(engine.get()).GenerateTogether(requests).ok());
+  const auto stop = [&](TokenId) { return interrupted = true; };
+  const auto results = TwoTexts(32, {.on_token = stop, .interrupted = &interrupted}, {.interrupted = &interrupted});
   EXPECT_EQ(results[0].tokens.size(), 1U);
   EXPECT_EQ(results[0].stop, StopReason::kInterrupted);
   EXPECT_TRUE(results[1].tokens.empty());
@@ -155,21 +153,8 @@ TEST_F(TogetherTest, ATextThatIsStoppedInItsPromptLeavesTheOthersTheirDrafts) {
   config_.corrector.mode = RunMode::kStrict;
   config_.corrector.adaptive = false;
   config_.corrector.period = 4;
-  const auto model = ModelFile::Open(config_.model).value();
-  Engine::Options options;
-  options.mode = RunMode::kStrict;
-  options.context_slots = 80;
-  options.texts = 2;
-  options.logit_rows = 8;
-  options.program_bytes = testing_support::kProgramBytes;
-  const auto engine = Engine::Create(config_, model.get(), options, {}).value();
-  const std::vector<TokenId> first = model->tokenizer().Encode(kPrompts[0], {});
-  const std::vector<TokenId> second = model->tokenizer().Encode(kPrompts[1], {});
   const std::atomic<bool> interrupted = true;
-  GenerationResult results[2];
-  const TextRequest requests[] = {{first, {.max_tokens = 20, .ignore_end = true}, &results[0]},
-                                  {second, {.max_tokens = 20, .interrupted = &interrupted}, &results[1]}};
-  ASSERT_TRUE(Generator(engine.get()).GenerateTogether(requests).ok());
+  const auto results = TwoTexts(8, {}, {.interrupted = &interrupted});
   EXPECT_EQ(results[0].tokens.size(), 20U);
   EXPECT_GT(results[0].draft_steps, 0);
   EXPECT_TRUE(results[1].tokens.empty());

@@ -42,7 +42,7 @@ std::string WriteTinyModel(const TestFolder& folder, QuantType type, bool plain)
   return path;
 }
 
-absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slots, int32_t logit_rows) {
+absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slots, int32_t logit_rows, int32_t texts) {
   ASSIGN_OR_RETURN(const ModelChoice choice, ChooseModel(config, {}));
   OpenedModel opened;
   ASSIGN_OR_RETURN(opened.model, ModelFile::Open(choice.path));
@@ -50,6 +50,7 @@ absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slot
   options.mode = choice.mode;
   options.context_slots = context_slots;
   options.logit_rows = logit_rows;
+  options.texts = texts;
   options.program_bytes = kProgramBytes;
   ASSIGN_OR_RETURN(opened.engine, Engine::Create(config, opened.model.get(), options, {}));
   return opened;

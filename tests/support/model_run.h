@@ -42,7 +42,8 @@ struct OpenedModel {
   std::unique_ptr<ModelFile> model;
   std::unique_ptr<Engine> engine;
 };
-absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slots, int32_t logit_rows);
+absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slots, int32_t logit_rows,
+                                      int32_t texts = 1);
 
 struct RunOutput {
   GenerationResult result;
