@@ -67,6 +67,14 @@ absl::StatusOr<LayerSource> ModelFile::FindLayer(const GgufHeader& header, int32
 }
 
 absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& path) {
+  return Load(path, Contents::kAll);
+}
+
+absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::OpenWeights(const std::string& path) {
+  return Load(path, Contents::kWeights);
+}
+
+absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Load(const std::string& path, Contents contents) {
   auto file = std::unique_ptr<ModelFile>(new ModelFile);
   file->path_ = path;
   ASSIGN_OR_RETURN(GgufHeader header, ReadGgufHeader(path));  // first: it says best what is no model
@@ -74,7 +82,9 @@ absl::StatusOr<std::unique_ptr<ModelFile>> ModelFile::Open(const std::string& pa
   file->file_ = std::make_unique<InputFile>(std::move(input));
   file->file_bytes_ = header.file_bytes();
   ASSIGN_OR_RETURN(file->config_, ModelConfig::FromGguf(header));
-  ASSIGN_OR_RETURN(file->tokenizer_, Tokenizer::FromGguf(header));
+  if (contents == Contents::kAll) {
+    ASSIGN_OR_RETURN(file->tokenizer_, Tokenizer::FromGguf(header));
+  }
   if (PackedFile::IsPacked(header)) {
     ASSIGN_OR_RETURN(PackedFile packed, PackedFile::Open(path, header));
     file->packed_.emplace(std::move(packed));

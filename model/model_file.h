@@ -48,6 +48,8 @@ class ModelFile {
   // Reads the header, checks every part and loads norms and biases. The tokenizer is made from the same header and the
   // vocabulary's strings are dropped.
   static absl::StatusOr<std::unique_ptr<ModelFile>> Open(const std::string& path);
+  // The same without a tokenizer, whose vocabulary takes megabytes: tokenizer() must not be called.
+  static absl::StatusOr<std::unique_ptr<ModelFile>> OpenWeights(const std::string& path);
   ~ModelFile();
 
   const std::string& path() const { return path_; }
@@ -73,7 +75,9 @@ class ModelFile {
   ParameterCounts CountParameters() const;
 
  private:
+  enum class Contents { kAll, kWeights };
   ModelFile();
+  static absl::StatusOr<std::unique_ptr<ModelFile>> Load(const std::string& path, Contents contents);
   absl::StatusOr<MatrixSource> FindMatrix(const GgufHeader& header, const std::string& tensor) const;
   absl::StatusOr<LayerSource> FindLayer(const GgufHeader& header, int32_t index) const;
 

@@ -6,35 +6,12 @@
 
 #include "fmt/format.h"
 #include "predictors/density.h"
-#include "predictors/selection.h"
+#include "predictors/ranked.h"
 
 namespace dogstar {
 namespace {
 
 constexpr std::array<std::string_view, 4> kNames = {"hot", "attribution", "threshold", "low-rank"};
-
-// The rows of the largest of scores that calibration gave.
-class RankedPredictor : public Predictor {
- public:
-  RankedPredictor(std::string_view name, std::vector<int32_t> rows, std::vector<std::vector<float>> scores)
-      : name_(name), rows_(std::move(rows)), scores_(std::move(scores)) {}
-
-  std::string_view name() const override { return name_; }
-  int32_t ListedRows(LayerIndex layer) const override { return rows_[static_cast<size_t>(ToInt(layer))]; }
-  const RowSet* Choose(LayerIndex layer, const RowSet& available) override {
-    const auto at = static_cast<size_t>(ToInt(layer));
-    if (rows_[at] < 0) return nullptr;
-    TopRows(scores_[at], available, rows_[at], &scratch_, &chosen_);
-    return &chosen_;
-  }
-
- private:
-  std::string_view name_;
-  std::vector<int32_t> rows_;
-  std::vector<std::vector<float>> scores_;  // [layer][row]
-  std::vector<int32_t> scratch_;
-  RowSet chosen_;
-};
 
 // Chooses by a RowChoice that the statistics settle.
 class SettledPredictor : public Predictor {

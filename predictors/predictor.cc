@@ -8,6 +8,7 @@
 #include "predictors/calibrated.h"
 #include "predictors/density.h"
 #include "predictors/griffin.h"
+#include "predictors/ranked.h"
 #include "predictors/selection.h"
 #include "predictors/static_choice.h"
 #include "predictors/text_rows.h"
@@ -16,9 +17,23 @@
 namespace dogstar {
 namespace {
 
-constexpr std::array<std::string_view, 16> kNames = {
-    "resident", "griffin",     "dense", "gate",   "gate-weighted", "two-stage",   "magnitude", "contribution",
-    "random",   "weight-norm", "lag",   "oracle", "hot",           "attribution", "threshold", "low-rank"};
+constexpr std::array<std::string_view, 17> kNames = {"resident",
+                                                     "griffin",
+                                                     "dense",
+                                                     "gate",
+                                                     "gate-weighted",
+                                                     "two-stage",
+                                                     "magnitude",
+                                                     "contribution",
+                                                     "random",
+                                                     "weight-norm",
+                                                     "lag",
+                                                     "oracle",
+                                                     "hot",
+                                                     "attribution",
+                                                     "threshold",
+                                                     "low-rank",
+                                                     "prompt-attribution"};
 
 using Kind = TokenChoicePredictor::Kind;
 constexpr std::array<std::pair<std::string_view, Kind>, 5> kTokenKinds = {{{"gate", Kind::kGate},
@@ -91,6 +106,12 @@ absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& 
   if (options.name == "oracle") return std::make_unique<OraclePredictor>(rows, ffn_rows);
   if (options.name == "random") return std::make_unique<RandomPredictor>(rows, options.seed);
   if (options.name == "weight-norm") return std::make_unique<WeightNormPredictor>(rows);
+  if (options.name == "prompt-attribution") {
+    // Until a prompt was scored all rows are alike: the file's order.
+    const std::vector<float> alike(static_cast<size_t>(ffn_rows));
+    return std::make_unique<PromptRankedPredictor>("prompt-attribution", rows,
+                                                   std::vector(static_cast<size_t>(layers), alike));
+  }
   if (NeedsStatistics(options.name)) return NewCalibratedPredictor(options, layers, ffn_rows);
   for (const auto& [name, kind] : kTokenKinds) {
     if (options.name != name) continue;

@@ -81,6 +81,13 @@ class Predictor {
     return nullptr;
   }
 
+  // True when attribution of the prompt's tokens is to be given after each prompt, before Choose: scores of a layer's
+  // rows, [ffn_rows], RowIndex order (runtime/prompt_attribution.h).
+  virtual bool needs_prompt_attribution() const { return false; }
+  virtual void SetPromptAttribution(LayerIndex layer, std::span<const float> scores) {
+    static_cast<void>(layer), static_cast<void>(scores);
+  }
+
   // Evaluation only: what no run knows, z of the full model at the position that the next draft computes. [ffn_rows]
   virtual void ShowFullValues(LayerIndex layer, std::span<const float> z) {
     static_cast<void>(layer), static_cast<void>(z);
@@ -120,6 +127,7 @@ struct PredictorOptions {
 // "dense":    all rows; drafts then equal full passes.
 // "gate", "gate-weighted", "two-stage", "magnitude", "contribution": by token (token_choice.h).
 // "hot", "attribution", "threshold", "low-rank": by statistics (calibrated.h).
+// "prompt-attribution": the rows of the largest attribution along the prompt (ranked.h).
 // "random", "weight-norm": for comparison (static_choice.h); "oracle": for evaluation (text_rows.h).
 std::span<const std::string_view> PredictorNames();
 absl::StatusOr<std::unique_ptr<Predictor>> NewPredictor(const PredictorOptions& options, int32_t layers,

@@ -168,6 +168,18 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
                      config->draft.statistics = std::string(value);
                      return absl::OkStatus();
                    }});
+  keys->push_back({"draft.source",
+                   "prompt-attribution: the plain GGUF that the packed file was made from; empty: the model's name "
+                   "without .dog",
+                   "a path", [](std::string_view value, Config* config) {
+                     config->draft.source = std::string(value);
+                     return absl::OkStatus();
+                   }});
+  constexpr std::string_view kAttributionTokens = "1 to 4096";
+  keys->push_back({"draft.attribution_tokens", "prompt-attribution: last tokens of a prompt that are scored",
+                   kAttributionTokens,
+                   NumberSetter<int32_t>(
+                       1, 4096, kAttributionTokens, [](Config & c) -> auto& { return c.draft.attribution_tokens; })});
   keys->push_back({"draft.selection", "griffin: from scores to rows", "topk, topk_sample, sample, random, magnitude",
                    SetSelection});
   keys->push_back({"draft.prior", "griffin: tokens that used rows in the file's order and stand before the prompt",
@@ -338,7 +350,8 @@ std::vector<ConfigKey> MakeKeys() {
                   SizeSetter([](Config & c) -> auto& { return c.budget.pinned; })});
   keys.push_back({"draft.predictor", "which rows a draft uses",
                   "resident, griffin, dense, gate, gate-weighted, two-stage, magnitude, contribution, random, "
-                  "weight-norm, lag; with draft.statistics: hot, attribution, threshold, low-rank; eval --task "
+                  "weight-norm, lag, prompt-attribution; with draft.statistics: hot, attribution, threshold, low-rank; "
+                  "eval --task "
                   "sparsity alone: oracle",
                   SetPredictor});
   keys.push_back(real_key(

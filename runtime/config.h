@@ -49,6 +49,8 @@ struct Config {
   struct {
     std::string predictor = "resident";
     std::string statistics;               // what `dogstar calibrate` wrote; empty: none
+    std::string source;                   // prompt-attribution: the plain GGUF; empty: by the model's name
+    int32_t attribution_tokens = 64;      // prompt-attribution: of a prompt, at most
     bool calibrated_layers = false;       // densities of layers by their losses; needs statistics
     double density = -1;                  // < 0: every row that is resident
     double value_density = -1;            // two-stage; < 0: 4/7 of density

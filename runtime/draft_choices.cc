@@ -6,6 +6,7 @@
 #include "fmt/format.h"
 #include "predictors/calibrated.h"
 #include "runtime/calibration.h"
+#include "runtime/prompt_attribution.h"
 #include "runtime/run_plan.h"
 
 namespace dogstar {
@@ -39,6 +40,12 @@ void TakeResiduals(const Config& config, const PackedFile& packed, Statistics* s
   }
 }
 
+absl::Status OpenSource(const Config& config, const ModelFile& model, DraftChoices* choices) {
+  if (model.packed() == nullptr || !choices->predictor->needs_prompt_attribution()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(choices->source, OpenSourceOf(model, config.draft.source, config.model));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 const Residual* FindResidual(const DraftChoices& choices, double density) {
@@ -64,6 +71,7 @@ absl::StatusOr<DraftChoices> MakeDraftChoices(const Config& config, const ModelF
   if (config.draft.statistics.empty() || model.packed() == nullptr) {
     ASSIGN_OR_RETURN(choices.heads, MakeHeadChoice(config, c, nullptr));
     ASSIGN_OR_RETURN(choices.predictor, NewPredictor(options, c.layer_count, c.ffn_rows));
+    RETURN_IF_ERROR(OpenSource(config, model, &choices));
     return choices;
   }
   ASSIGN_OR_RETURN(Statistics statistics, ReadStatistics(config.draft.statistics));
@@ -80,6 +88,7 @@ absl::StatusOr<DraftChoices> MakeDraftChoices(const Config& config, const ModelF
   ASSIGN_OR_RETURN(choices.heads, MakeHeadChoice(config, c, &statistics));
   ASSIGN_OR_RETURN(choices.predictor, NewPredictor(options, c.layer_count, c.ffn_rows));
   TakeResiduals(config, *model.packed(), &statistics, &choices);
+  RETURN_IF_ERROR(OpenSource(config, model, &choices));
   return choices;
 }
 

@@ -26,9 +26,10 @@ struct DraftChoices {
   std::unique_ptr<Predictor> predictor;
   std::unique_ptr<HeadChoice> heads;  // null: all heads
   std::vector<Residual> residuals;    // learned for the predictor
+  std::unique_ptr<ModelFile> source;  // the plain GGUF, where the predictor needs attribution of prompts
 };
 
-// FailedPrecondition: statistics of another model, or settings that need statistics and have none.
+// FailedPrecondition: statistics of another model, or settings that need statistics, or the plain GGUF, and have none.
 absl::StatusOr<DraftChoices> MakeDraftChoices(const Config& config, const ModelFile& model);
 
 // The residual nearest to the density, no further than kResidualReach from it; null: none.

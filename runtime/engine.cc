@@ -242,6 +242,11 @@ absl::Status Engine::Build(const Hooks& hooks) {
     forward_->SetScoreMaps(score_maps_.get());
     RETURN_IF_ERROR(CreateResiduals(hooks));
   }
+  if (choices_.source != nullptr && NeedsPacked(options_.mode)) {
+    ASSIGN_OR_RETURN(prompt_attribution_,
+                     PromptAttribution::Create(choices_.source.get(), model_->packed(),
+                                               PromptAttributionOf(config_, options_.context_slots)));
+  }
   if (draft_vocabulary_ > 0) {
     MatrixView first_rows = weights_->head().resident;
     first_rows.rows = std::min(first_rows.rows, draft_vocabulary_);

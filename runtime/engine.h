@@ -33,6 +33,7 @@
 #include "runtime/draft_choices.h"
 #include "runtime/draft_rows.h"
 #include "runtime/forward.h"
+#include "runtime/prompt_attribution.h"
 #include "runtime/run_plan.h"
 
 namespace dogstar {
@@ -90,8 +91,9 @@ class Engine {
   DraftSources draft_sources() {
     return {weights_.get(), overlay_.get(), gathered_.get(), choices_.predictor.get(), choices_.heads.get()};
   }
-  DraftHead* draft_head() { return draft_head_.get(); }  // null without one
-  HeadChoice* heads() { return choices_.heads.get(); }   // null: drafts compute all
+  DraftHead* draft_head() { return draft_head_.get(); }                          // null without one
+  PromptAttribution* prompt_attribution() { return prompt_attribution_.get(); }  // null: the predictor needs none
+  HeadChoice* heads() { return choices_.heads.get(); }                           // null: drafts compute all
   // What full passes are watched for; kOff outside modes that draft.
   HarvestMode harvest() const { return harvest_; }
   // Whether values of passes over the prompt are read.
@@ -143,6 +145,7 @@ class Engine {
   std::unique_ptr<ScoreMaps> score_maps_;       // null where the predictor has none
   std::unique_ptr<LowRankProducts> residuals_;  // null where drafts have none
   std::unique_ptr<DraftHead> draft_head_;       // null where drafts use the model's
+  std::unique_ptr<PromptAttribution> prompt_attribution_;
   std::unique_ptr<Forward> forward_;
 };
 

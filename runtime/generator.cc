@@ -110,6 +110,8 @@ absl::Status Generator::Prefill(Session* session) {
   predictor.BeginPrompt();
   if (engine_->heads() != nullptr) engine_->heads()->BeginPrompt();
   if (row_scores_ != nullptr) row_scores_->BeginPrompt();
+  PromptAttribution* const attribution = engine_->prompt_attribution();
+  if (attribution != nullptr) attribution->Begin();
   for (Text& text : session->texts) {
     const int32_t total = static_cast<int32_t>(text.request.prompt.size());
     if (total >= engine_->context_slots()) {
@@ -122,6 +124,11 @@ absl::Status Generator::Prefill(Session* session) {
     RETURN_IF_ERROR(PrefillText(&text));
     if (text.done) continue;
     RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
+    if (attribution != nullptr) {
+      const double start = Now();
+      RETURN_IF_ERROR(attribution->Add(text.request.prompt));
+      text.result().prompt_seconds += Now() - start;
+    }
     text.root = sampler_.Choose(logits_, {text.tokens, {}}, kSequenceKey, text.PositionAfter(0));
     RETURN_IF_ERROR(Emit(&text, text.root, 0));
   }
@@ -156,6 +163,7 @@ absl::Status Generator::PrefillText(Text* text) {
 
 absl::Status Generator::BeginDrafts(Session* session) {
   engine_->predictor().EndPrompt();
+  if (engine_->prompt_attribution() != nullptr) engine_->prompt_attribution()->GiveTo(&engine_->predictor());
   std::vector<TokenId> prompts;
   int32_t observed = 0;
   for (const Text& text : session->texts) {

@@ -183,6 +183,10 @@ PredictorOptions PredictorOptionsOf(const Config& config) {
   return options;
 }
 
+PromptAttribution::Options PromptAttributionOf(const Config& config, int32_t context_slots) {
+  return {ThreadsOf(config), std::min(config.draft.attribution_tokens, context_slots)};
+}
+
 void AskChoices(const DraftChoices& choices, RunPlanOptions* options) {
   const Predictor& predictor = *choices.predictor;
   options->observes_prompt = predictor.observes_prompt();
@@ -191,6 +195,7 @@ void AskChoices(const DraftChoices& choices, RunPlanOptions* options) {
   options->follows_text = predictor.follows_text();
   options->needs_row_norms = predictor.needs_row_norms();
   options->predictor = &predictor;
+  options->attribution_source = choices.source.get();
   if (choices.residuals.empty()) return;
   const std::vector<LowRankMap>& maps = choices.residuals.front().maps;  // all are of one size
   options->residual = &maps.front();
@@ -286,6 +291,11 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   // What a sampler sorts; a greedy choice needs none. (Gemma 3's takes 1 MiB, a quarter of the program's slack.)
   if (config.sampling.temperature > 0) {
     plan.request.fixed.push_back({"sampling", static_cast<uint64_t>(model.config().vocab_size) * sizeof(int32_t)});
+  }
+  if (options.attribution_source != nullptr && NeedsPacked(options.mode)) {
+    plan.request.fixed.push_back(
+        {"attribution of prompts", PromptAttribution::Bytes(*options.attribution_source, backend,
+                                                            PromptAttributionOf(config, options.context_slots))});
   }
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);

@@ -17,10 +17,13 @@
 #include "runtime/config.h"
 #include "runtime/draft_choices.h"
 #include "runtime/forward.h"
+#include "runtime/prompt_attribution.h"
 
 namespace dogstar {
 
 PredictorOptions PredictorOptionsOf(const Config& config);
+// context_slots: a prompt is no longer.
+PromptAttribution::Options PromptAttributionOf(const Config& config, int32_t context_slots);
 // True for modes whose drafts the full model judges.
 bool JudgesDrafts(RunMode mode);
 // True for modes that draft, which needs the packed form.
@@ -59,9 +62,10 @@ struct RunPlanOptions {
   bool follows_text = false;
   bool captures_verified = false;  // an observer reads the values of passes of logit_rows rows
   bool needs_row_norms = false;
-  const Predictor* predictor = nullptr;  // whose maps count
-  uint64_t residual_bytes = 0;           // of the maps for what it leaves out
-  const LowRankMap* residual = nullptr;  // one of them
+  const Predictor* predictor = nullptr;           // whose maps count
+  uint64_t residual_bytes = 0;                    // of the maps for what it leaves out
+  const LowRankMap* residual = nullptr;           // one of them
+  const ModelFile* attribution_source = nullptr;  // null: prompts are not attributed
   uint64_t trace_bytes = 0;
   uint64_t text_bytes = 0;  // of a generation: what its caller keeps of it
 };
