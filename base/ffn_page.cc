@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/bit_planes.h"
 #include "base/panel.h"
 #include "fmt/format.h"
 
@@ -18,6 +19,35 @@ constexpr int64_t kMaxFfnRows = kMaxGroups * 32;
 constexpr uint64_t kMaxPageBytes = uint64_t{1} << 30;  // reads count bytes in 32 bits
 
 uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Panels of gate and up, and of down.
+struct PanelCounts {
+  uint64_t rows = 0, outputs = 0;
+};
+
+void PlaceParts(const PanelCounts& panels, uint64_t alignment, FfnPlane* plane) {
+  plane->up_offset = RoundUp(panels.rows * plane->gate_panel, kPartAlignment);
+  plane->down_offset = plane->up_offset + RoundUp(panels.rows * plane->up_panel, kPartAlignment);
+  plane->bytes = RoundUp(plane->down_offset + panels.outputs * plane->down_panel, alignment);
+}
+
+// What is cut off of each panel, and what is left.
+void MakePlanes(FfnPageLayout* layout) {
+  const auto low_bytes = [](QuantType type, int32_t cols) {
+    return static_cast<uint64_t>(LowPlaneBits(type)) * static_cast<uint64_t>(cols) * kPanelRows / 8;
+  };
+  FfnPlane &low = layout->low, &high = layout->high;
+  low.gate_panel = low_bytes(layout->gate_type, layout->dim);
+  low.up_panel = low_bytes(layout->up_type, layout->dim);
+  low.down_panel = low_bytes(layout->down_type, layout->page_rows);
+  high.gate_panel = PanelBytes(layout->gate_type, layout->dim) - low.gate_panel;
+  high.up_panel = PanelBytes(layout->up_type, layout->dim) - low.up_panel;
+  high.down_panel = layout->down_panel_bytes - low.down_panel;
+  const PanelCounts panels{static_cast<uint64_t>(layout->page_rows / kPanelRows),
+                           static_cast<uint64_t>((layout->dim + kPanelRows - 1) / kPanelRows)};
+  PlaceParts(panels, kPartAlignment, &high);
+  PlaceParts(panels, kPageAlignment, &low);
+}
 
 absl::Status CheckType(const char* part, QuantType type) {
   const QuantTraits* traits = FindQuantTraits(static_cast<uint32_t>(type));
@@ -73,6 +103,7 @@ absl::StatusOr<FfnPageLayout> FfnPageLayout::Make(QuantType gate_type, QuantType
     return absl::InvalidArgumentError(fmt::format("a page of {} rows with hidden size {} takes {} bytes; at most {}",
                                                   page_rows, dim, layout.page_bytes, kMaxPageBytes));
   }
+  MakePlanes(&layout);
   return layout;
 }
 

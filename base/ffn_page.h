@@ -25,6 +25,14 @@ namespace dogstar {
 
 inline constexpr int64_t kPageAlignment = 4096;
 
+// One of the two planes of a page whose codes are cut (base/bit_planes.h): gate, up and down one after the other, all
+// panels of a part neighbours.
+struct FfnPlane {
+  uint64_t gate_panel = 0, up_panel = 0, down_panel = 0;     // bytes of a panel
+  uint64_t gate_offset = 0, up_offset = 0, down_offset = 0;  // multiples of 64
+  uint64_t bytes = 0;                                        // of a page
+};
+
 struct FfnPageLayout {
   QuantType gate_type = QuantType::kF32;
   QuantType up_type = QuantType::kF32;
@@ -40,6 +48,7 @@ struct FfnPageLayout {
   uint64_t down_offset = 0;
   uint64_t down_panel_bytes = 0;  // one panel of 16 outputs
   uint64_t page_bytes = 0;        // multiple of kPageAlignment
+  FfnPlane high, low;             // low.bytes: a multiple of kPageAlignment; 0: no part is cut
 
   // InvalidArgument when the sizes do not fit the types (dim or ffn_rows no multiple of a block, overflow, ...).
   static absl::StatusOr<FfnPageLayout> Make(QuantType gate_type, QuantType up_type, QuantType down_type, int64_t dim,

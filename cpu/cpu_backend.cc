@@ -44,7 +44,7 @@ class CpuBackend : public Backend {
         precise_(options.precise),
         touch_memory_(options.touch_memory),
         pool_(options.threads),
-        ffn_(kernels, options.precise, pool_) {}
+        ffn_(kernels, options.precise, pool_, scratch_) {}
 
   absl::Status Init() {
     for (int i = 0; i < pool_.size(); ++i) {

@@ -28,17 +28,43 @@ void MakeRoom(int32_t blocks, CpuFfnJob* job) {
   job->task.z = job->Values(job->task.rows);
 }
 
+// Where the first of a page's blocks has its parts, and how far it is to the next block's.
+struct PageParts {
+  const std::byte *gate, *up, *down;
+  uint64_t gate_step, up_step;
+};
+
+PageParts PartsOf(const FfnPageLayout& layout, const FfnTask& task, const FfnPageRef& page) {
+  if (page.planes == PlaneState::kWhole) {
+    return {page.data + layout.gate_offset, page.data + layout.up_offset, page.data + layout.down_offset,
+            2 * task.gate_panel_bytes, 2 * task.up_panel_bytes};
+  }
+  const FfnPlane& high = layout.high;
+  return {page.data + high.gate_offset, page.data + high.up_offset, page.data + high.down_offset, 2 * high.gate_panel,
+          2 * high.up_panel};
+}
+
+// Of a block of a page with both planes.
+LowPlanes LowPlanesOf(const FfnPlane& low, const std::byte* page, int32_t block) {
+  return {page + low.gate_offset + 2 * block * low.gate_panel, page + low.up_offset + 2 * block * low.up_panel,
+          page + low.down_offset};
+}
+
 void AddPageBlocks(const FfnPageLayout& layout, const FfnTask& task, const FfnPageRef& page, int32_t page_number,
                    std::vector<FfnBlock>* blocks) {
+  const PageParts parts = PartsOf(layout, task, page);
   const int32_t runs = (page.row_count + layout.run_rows - 1) / layout.run_rows;
   const int32_t runs_per_block = kBlockRows / layout.run_rows;
   for (int32_t b = 0; b < BlocksOf(page.row_count); ++b) {
     FfnBlock block;
     block.used = UsedRows(page.row_mask, page.row_count, b);
     if (block.used == 0) continue;
-    block.gate = page.data + layout.gate_offset + 2 * b * task.gate_panel_bytes;
-    block.up = page.data + layout.up_offset + 2 * b * task.up_panel_bytes;
-    block.down = page.data + layout.down_offset;
+    block.gate = parts.gate + b * parts.gate_step;
+    block.up = parts.up + b * parts.up_step;
+    block.down = parts.down;
+    block.cut = page.planes != PlaneState::kWhole;
+    block.misses_bits = page.planes == PlaneState::kHigh;
+    if (page.planes == PlaneState::kBoth) block.low = LowPlanesOf(layout.low, page.low, b);
     if (page.run_groups != nullptr) block.run_groups = page.run_groups + b * runs_per_block;
     block.first_row = page.first_row + b * kBlockRows;
     if (page.row_index != nullptr) block.row_index = page.row_index + b * kBlockRows;
@@ -97,6 +123,11 @@ void CpuFfn::Begin(const FfnParams& params, const CpuActivations& x, int32_t row
   CHECK(layout.dim == job->dim() && layout.dim == x.cols());
   const ProductKind kind = precise_ ? ProductKind::kFloat : ProductKind::kInt8;
   FfnTask task;
+  task.gate_type = layout.gate_type;
+  task.up_type = layout.up_type;
+  task.gate_planes = {layout.high.gate_panel, layout.low.gate_panel};
+  task.up_planes = {layout.high.up_panel, layout.low.up_panel};
+  task.down_planes = {layout.high.down_panel, layout.low.down_panel};
   task.gate_product = kernels_.find_product(layout.gate_type, kind);
   task.up_product = kernels_.find_product(layout.up_type, kind);
   task.gate_panel_bytes = PanelBytes(layout.gate_type, layout.dim);
@@ -131,11 +162,33 @@ void CpuFfn::Begin(const FfnParams& params, const CpuActivations& x, int32_t row
   std::memset(job->y(), 0, sizeof(float) * rows * job->dim());
 }
 
+// Two panels of gate and of up, and four times a tile's code sums.
+void CpuFfn::MakeRoomForPlanes(const FfnTask& task) const {
+  const uint64_t sums = 4 * kTileRows * sizeof(int32_t) * static_cast<uint64_t>(task.dim / kQuantBlock);
+  const uint64_t bytes = 2 * (task.gate_panel_bytes + task.up_panel_bytes) + sums;
+  for (AlignedBuffer& buffer : scratch_) {
+    if (buffer.size() >= bytes) continue;
+    absl::StatusOr<AlignedBuffer> larger = AlignedBuffer::Create(bytes);
+    CHECK(larger.ok());
+    buffer = *std::move(larger);
+  }
+}
+
+JoinedMemory CpuFfn::JoinedMemoryOf(const FfnTask& task, int thread) const {
+  std::byte* const memory = scratch_[static_cast<size_t>(thread)].data();
+  std::byte* const up = memory + 2 * task.gate_panel_bytes;
+  return {memory, up, reinterpret_cast<int32_t*>(up + 2 * task.up_panel_bytes)};
+}
+
 void CpuFfn::ComputeValues(const FfnTask& task, const CpuFfnJob& job) const {
   const int64_t count = static_cast<int64_t>(job.blocks.size());
+  const bool cut = std::ranges::any_of(job.blocks, &FfnBlock::cut);
+  if (cut) MakeRoomForPlanes(task);
   pool_.Run([&](int thread) {
     const Range part = PartOf(count, 1, thread, pool_.size());
-    kernels_.ffn_values(task, job.blocks.data(), part.begin, part.end);
+    FfnTask own = task;
+    if (cut) own.joined = JoinedMemoryOf(task, thread);
+    kernels_.ffn_values(own, job.blocks.data(), part.begin, part.end);
   });
 }
 
@@ -153,6 +206,7 @@ void CpuFfn::RunPages(CpuFfnJob* job) const {
 void CpuFfn::AccumulatePages(std::span<const FfnPageRef> pages, CpuFfnJob* job) const {
   int32_t number = 0;
   for (const FfnPageRef& page : pages) {
+    CHECK(page.planes == PlaneState::kWhole || !precise_);
     const int32_t blocks = BlocksOf(page.row_count);
     MakeRoom(blocks, job);
     if (static_cast<int64_t>(job->blocks.size()) + blocks > job->block_capacity()) RunPages(job);
@@ -192,6 +246,7 @@ FfnUse CpuFfn::AccumulateChosen(std::span<const FfnPageRef> pages, const RowChoi
   blocks.clear();
   int32_t number = 0;
   for (const FfnPageRef& page : pages) {
+    CHECK(page.planes == PlaneState::kWhole);
     MakeRoom(BlocksOf(page.row_count), job);
     AddPageBlocks(job->layout, job->task, page, number++, &blocks);
   }

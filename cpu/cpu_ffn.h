@@ -2,7 +2,9 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "cpu/cpu_objects.h"
 
@@ -10,8 +12,9 @@ namespace dogstar {
 
 class CpuFfn {
  public:
-  CpuFfn(const KernelTable& kernels, bool precise, ThreadPool& pool)
-      : kernels_(kernels), precise_(precise), pool_(pool) {}
+  // scratch: a buffer of each thread, there when a job begins; it grows when a cut page's panels are larger.
+  CpuFfn(const KernelTable& kernels, bool precise, ThreadPool& pool, std::vector<AlignedBuffer>& scratch)
+      : kernels_(kernels), precise_(precise), pool_(pool), scratch_(scratch) {}
 
   void Begin(const FfnParams& params, const CpuActivations& x, int32_t rows, CpuFfnJob* job) const;
   void AccumulatePages(std::span<const FfnPageRef> pages, CpuFfnJob* job) const;
@@ -28,9 +31,13 @@ class CpuFfn {
   void RunKept(const FfnTask& task, std::span<const FfnBlock> blocks, int32_t capacity) const;
   void ComputeValues(const FfnTask& task, const CpuFfnJob& job) const;
 
+  void MakeRoomForPlanes(const FfnTask& task) const;
+  JoinedMemory JoinedMemoryOf(const FfnTask& task, int thread) const;
+
   const KernelTable& kernels_;
   const bool precise_;
   ThreadPool& pool_;
+  std::vector<AlignedBuffer>& scratch_;  // [thread]
 };
 
 }  // namespace dogstar

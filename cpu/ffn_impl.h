@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/math_impl.h"
+#include "cpu/planes_impl.h"
 #include "cpu/quantize_impl.h"
 
 namespace dogstar::DOGSTAR_ISA {
@@ -26,11 +27,26 @@ struct TileZ {
   alignas(64) float z[kTileRows][kBlockRows];
 };
 
+// A cut block as one whose panels are whole: those of its used rows, in the thread's memory.
+inline FfnBlock JoinGateAndUp(const FfnTask& task, const FfnBlock& block) {
+  FfnBlock whole = block;
+  whole.gate = JoinPanels(task.gate_type, task.gate_planes, task.gate_panel_bytes, task.dim, block.gate, block.low.gate,
+                          block.used, task.joined.gate);
+  whole.up = JoinPanels(task.up_type, task.up_planes, task.up_panel_bytes, task.dim, block.up, block.low.up, block.used,
+                        task.joined.up);
+  return whole;
+}
+
 // next: the first weights that are read after the block's; null: unknown.
 inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMask& mask, int32_t tile, int rows,
                          const std::byte* next, TileZ* up_out, TileZ* out) {
   TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
-  x.fetches = tile == 0;
+  x.fetches = tile == 0 && !block.cut;
+  TileView up_x = x;
+  if (block.misses_bits) {
+    CountMissingBits(task.gate_type, task.dim, task.joined.sums, &x);
+    CountMissingBits(task.up_type, task.dim, task.joined.sums + int64_t{2} * kTileRows * (task.dim / 32), &up_x);
+  }
   TileZ& up = *up_out;
   // Panels without a used row, which may not exist, are not read.
   const bool has_first = (block.used & 0xffff) != 0, has_second = (block.used >> 16) != 0;
@@ -38,8 +54,8 @@ inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMa
   x.next = block.up + first * task.up_panel_bytes;
   task.gate_product(block.gate + first * task.gate_panel_bytes, task.gate_panel_bytes, count, task.dim, x, rows,
                     out->z[0] + 16 * first, kBlockRows);
-  x.next = next;
-  task.up_product(block.up + first * task.up_panel_bytes, task.up_panel_bytes, count, task.dim, x, rows,
+  up_x.next = next;
+  task.up_product(block.up + first * task.up_panel_bytes, task.up_panel_bytes, count, task.dim, up_x, rows,
                   up.z[0] + 16 * first, kBlockRows);
   for (int p = 0; p < 2; ++p) {
     const Vec16i keep = LoadBytes(mask.lanes + 16 * p);
@@ -133,6 +149,10 @@ inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z
 
 inline void ValuesOfBlocks(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
+    if (blocks[i].cut) {
+      FfnBlockValues(task, JoinGateAndUp(task, blocks[i]), i, nullptr);
+      continue;
+    }
     FfnBlockValues(task, blocks[i], i, i + 1 < end ? blocks[i + 1].gate : nullptr);
   }
 }
@@ -205,11 +225,33 @@ DOGSTAR_INLINE GroupScales DownScales(const FfnTask& task, int32_t group, int64_
   return LoadGroupScales<Format>(Bytes(task.down_scales), group, task.dim, 16 * panel);
 }
 
-// partial[p * kRows + r] += the block's runs, in order, for the outputs of kPanels panels from `panel` on. codes: of
-// the first panel; at: of row 0 of the rows in flight; outlier_runs: their bits, from 0 on.
+// What a run's exact sum starts with; where bits are missing they count as their mean.
+template <typename Format>
+DOGSTAR_INLINE int32_t StartOfRun(int32_t term, bool misses_bits) {
+  const int32_t start = Format::Start(term);
+  return misses_bits ? static_cast<int32_t>(PlanesOf<Format>::kStart * static_cast<float>(start)) : start;
+}
+
+template <typename Format, int kRows>
+DOGSTAR_INLINE void AddMissingOfOutliers(const int32_t* outliers, uint32_t rows, Vec16i* exact) {
+  for (int r = 0; r < kRows; ++r) {
+    if ((rows >> r & 1) != 0) exact[r] = exact[r] + SplatInt(MissingOfOutlier<Format>(outliers[r]));
+  }
+}
+
+// A block's codes of some panels of outputs, `stride` bytes from one to the next.
+struct DownCodes {
+  const uint8_t* codes;
+  uint64_t stride;
+  bool misses_bits = false;  // the low plane is not there
+};
+
+// partial[p * kRows + r] += the block's runs, in order, for the outputs of kPanels panels from `panel` on. at: of row 0
+// of the rows in flight; outlier_runs: their bits, from 0 on.
 template <typename Format, int kRunRows, int kRows, int kPanels>
-DOGSTAR_INLINE void DownBlock(const FfnTask& task, const FfnBlock& block, const uint8_t* codes, int64_t panel,
+DOGSTAR_INLINE void DownBlock(const FfnTask& task, const FfnBlock& block, const DownCodes& down, int64_t panel,
                               int64_t at, uint64_t outlier_runs, Vec16f* partial) {
+  const uint8_t* codes = down.codes;
   using Dot = typename Format::Dot;
   const int8_t* z = task.z.codes + at * kBlockRows;
   Vec16f z_scales[kRows];
@@ -222,21 +264,25 @@ DOGSTAR_INLINE void DownBlock(const FfnTask& task, const FfnBlock& block, const 
     Dot dots[kPanels * kRows];
 #pragma GCC unroll 16
     for (int i = 0; i < kPanels * kRows; ++i) {
-      dots[i] = Dot(Format::kMinimum ? 0 : Format::Start(terms[i % kRows * kRunTerms]));
+      dots[i] = Dot(Format::kMinimum ? 0 : StartOfRun<Format>(terms[i % kRows * kRunTerms], down.misses_bits));
     }
-    AddPanelQuads<Format, run * kQuads, run * kQuads + kQuads, kRows, kPanels>(codes, task.down_panel_bytes, z, dots);
+    AddPanelQuads<Format, run * kQuads, run * kQuads + kQuads, kRows, kPanels>(codes, down.stride, z, dots);
     const uint32_t outlier_rows = static_cast<uint32_t>(outlier_runs >> (8 * run));
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
       Vec16i exact[kRows];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) exact[r] = dots[p * kRows + r].Sum();
-      AddOutliers<Format, kRows>(codes + p * task.down_panel_bytes, task.z.outliers + at, outlier_rows, exact);
-      const GroupScales scales = DownScales<Format>(task, block.run_groups[run], panel + p);
+      AddOutliers<Format, kRows>(codes + p * down.stride, task.z.outliers + at, outlier_rows, exact);
+      if constexpr (!Format::kMinimum && PlanesOf<Format>::kMean > 0) {
+        if (down.misses_bits) AddMissingOfOutliers<Format, kRows>(task.z.outliers + at, outlier_rows, exact);
+      }
+      GroupScales scales = DownScales<Format>(task, block.run_groups[run], panel + p);
       Vec16f* sums = partial + p * kRows;
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) sums[r] = Fma(z_scales[r] * scales.d, ToFloat(exact[r]), sums[r]);
       if constexpr (Format::kMinimum) {
+        if (down.misses_bits) scales.m = Fma(scales.d, Splat(PlanesOf<Format>::kMean), scales.m);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           sums[r] = Fma(scales.m, BitsAsFloat(SplatInt(terms[r * kRunTerms])), sums[r]);
@@ -371,6 +417,30 @@ constexpr int kDownPanels = kRowsInFlight == 1 ? 1
                                                : 2 * kPanelsInFlight;
 constexpr int kMostDownPanels = kDownPanels<1>;
 
+template <typename Format>
+constexpr int kBlockCodeBytes = 64 * Format::kCodeVectors;
+
+// The block's codes of kPanels panels from `panel` on, put together in `joined`; a part that is not cut stays where it
+// is.
+template <typename Format, int kPanels>
+DOGSTAR_INLINE DownCodes JoinDown(const FfnTask& task, const FfnBlock& block, int64_t panel, uint8_t* joined) {
+  using Planes = PlanesOf<Format>;
+  const uint8_t* high = Bytes(block.down) + panel * task.down_planes.high;
+  if constexpr (Planes::kLowBits == 0) {
+    return {high + int64_t{block.block_in_page} * kBlockCodeBytes<Format>, task.down_planes.high};
+  } else {
+    constexpr int kLowBytes = 64 * Planes::kLowBits, kHighBytes = kBlockCodeBytes<Format> - kLowBytes;
+    for (int p = 0; p < kPanels; ++p) {
+      const uint8_t* low = block.misses_bits ? nullptr
+                                             : Bytes(block.low.down) + (panel + p) * task.down_planes.low +
+                                                   int64_t{block.block_in_page} * kLowBytes;
+      JoinBlock<Format>(high + p * task.down_planes.high + int64_t{block.block_in_page} * kHighBytes,
+                        LowPlaneAt<Format>(low), joined + p * kBlockCodeBytes<Format>);
+    }
+    return {joined, kBlockCodeBytes<Format>, block.misses_bits && !Planes::kFilled};
+  }
+}
+
 // y[t] += partial of one page for kPanels panels.
 template <typename Format, int kRunRows, int kRows, int kPanels>
 DOGSTAR_INLINE void DownPanels(const FfnTask& task, const PageBlocks& page, int64_t panel, int first,
@@ -378,10 +448,11 @@ DOGSTAR_INLINE void DownPanels(const FfnTask& task, const PageBlocks& page, int6
   Vec16f partial[kPanels * kRows];
 #pragma GCC unroll 16
   for (int i = 0; i < kPanels * kRows; ++i) partial[i] = Splat(0.0f);
+  alignas(64) uint8_t joined[kPanels * kBlockCodeBytes<Format>];
   const uint8_t* codes = Bytes(page.blocks[page.begin].down) + panel * task.down_panel_bytes;
   for (int64_t i = page.begin; i < page.end; ++i) {
     const FfnBlock& block = page.blocks[i];
-    const int64_t offset = int64_t{block.block_in_page} * 64 * Format::kCodeVectors;
+    const int64_t offset = int64_t{block.block_in_page} * kBlockCodeBytes<Format>;
     if (ahead != nullptr) {
       for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
@@ -389,8 +460,10 @@ DOGSTAR_INLINE void DownPanels(const FfnTask& task, const PageBlocks& page, int6
       }
     }
     const uint64_t outlier_runs = *OutlierRuns(task, i, first / kTileRows) >> (first % kTileRows);
-    DownBlock<Format, kRunRows, kRows, kPanels>(task, block, codes + offset, panel, i * task.z.rows + first,
-                                                outlier_runs, partial);
+    DownCodes down{codes + offset, task.down_panel_bytes};
+    if (block.cut) down = JoinDown<Format, kPanels>(task, block, panel, joined);
+    DownBlock<Format, kRunRows, kRows, kPanels>(task, block, down, panel, i * task.z.rows + first, outlier_runs,
+                                                partial);
   }
   float* y = task.y + int64_t{first} * task.dim + 16 * panel;
 #pragma GCC unroll 4
@@ -415,7 +488,7 @@ DOGSTAR_INLINE void Int8DownPage(const FfnTask& task, const PageBlocks& page, in
   for (int64_t panel = begin; panel < end; panel += kMostDownPanels) {
     const int64_t panels = end - panel < kMostDownPanels ? end - panel : kMostDownPanels;
     const bool same_page = panel + ahead < end;
-    const uint8_t* later = same_page ? down : page.next_down;
+    const uint8_t* later = page.blocks[page.begin].cut ? nullptr : same_page ? down : page.next_down;
     if (later != nullptr) later += (panel + ahead - (same_page ? 0 : end - begin)) * task.down_panel_bytes;
     ForRowGroups<kDownRows>(task.rows, [&]<int kRows>(int first) {
       constexpr int kPanels = kDownPanels<kRows>;

@@ -30,6 +30,7 @@ struct TileView {
   const int32_t* outliers = nullptr;       // 32 * (the outlier's code) + its column; undefined without an outlier
   const uint8_t* outlier_rows = nullptr;   // of block b at b: bit r: row r has an outlier
   int32_t stride = 0;
+  float missing_bits = 0;           // codes with a minimum: added to each of them (planes_impl.h)
   bool fetches = true;              // the first tile to read these weights: asks for those that come next
   const std::byte* next = nullptr;  // what is read after a product's panels; null: the memory behind them
 };
@@ -86,11 +87,33 @@ struct FfnValues {
   uint64_t* outlier_runs = nullptr;
 };
 
+// Bytes of a panel's planes, where a page is cut (base/bit_planes.h). low 0: the part is not cut.
+struct PlanePanel {
+  uint64_t high = 0, low = 0;
+};
+
+// Low planes of a block's panels and of its page's down part.
+struct LowPlanes {
+  const std::byte* gate = nullptr;
+  const std::byte* up = nullptr;
+  const std::byte* down = nullptr;
+};
+
+// A thread's memory for what cut blocks are joined in.
+struct JoinedMemory {
+  std::byte* gate = nullptr;  // two panels
+  std::byte* up = nullptr;
+  int32_t* sums = nullptr;  // four times the code sums of a tile
+};
+
 // 32 packed rows of a page or overlay with at least one row in use.
 struct FfnBlock {
   const std::byte* gate = nullptr;  // two panels; one without a used row is not read
   const std::byte* up = nullptr;
   const std::byte* down = nullptr;       // the page's down part
+  bool cut = false;                      // the three are high planes
+  bool misses_bits = false;              // cut, and the low planes are not there: products are a draft's
+  LowPlanes low;                         // of cut blocks that miss nothing
   const uint16_t* run_groups = nullptr;  // of the block's runs
   const int32_t* row_index = nullptr;    // capture column of each row; null: first_row + i
   int32_t first_row = 0;
@@ -109,6 +132,8 @@ struct FfnChoice {
 };
 
 struct FfnTask {
+  QuantType gate_type = QuantType::kF32;
+  QuantType up_type = QuantType::kF32;
   TileProduct gate_product = nullptr;
   TileProduct up_product = nullptr;
   uint64_t gate_panel_bytes = 0;
@@ -120,6 +145,8 @@ struct FfnTask {
   int32_t dim = 0;
   int32_t run_rows = 0;
   uint64_t down_panel_bytes = 0;
+  PlanePanel gate_planes, up_planes, down_planes;
+  JoinedMemory joined;  // the thread's; where blocks are cut
   const std::byte* down_scales = nullptr;
   FfnActivation activation = FfnActivation::kSilu;
   ActivationBuffers x;

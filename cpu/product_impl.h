@@ -110,10 +110,11 @@ DOGSTAR_INLINE void AddScaled(const Vec16i* exact, const GroupScales& scales, co
     sums[r] = Fma(scales.d * Splat(x.scales[at + r]), ToFloat(exact[r]), sums[r]);
   }
   if constexpr (Format::kMinimum) {
+    const Vec16f m = x.missing_bits == 0 ? scales.m : Fma(scales.d, Splat(x.missing_bits), scales.m);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const float sum = Format::kGroup == 32 ? x.sums[at + r] : x.half_sums[2 * (at + r) + kPart];
-      sums[r] = Fma(scales.m, Splat(sum), sums[r]);
+      sums[r] = Fma(m, Splat(sum), sums[r]);
     }
   }
 }

@@ -162,15 +162,20 @@ int32_t KvHeadStride(KvType type, int32_t head_dim);
 int64_t KvHeadBytes(KvType type, int32_t head_dim);
 uint64_t KvDataBytes(const KvShape& shape);
 
-// Which bits of a page's rows are there. Only kWhole exists so far; docs/packed_format.md reserves the others.
-enum class PlaneState { kWhole };
+// Which bits of a page's rows are there (base/bit_planes.h).
+enum class PlaneState {
+  kWhole,  // data: the page
+  kBoth,   // data: its high plane, low: its low plane; counts as the page, to the bit
+  kHigh,   // data: its high plane; the missing bits of a code count as their mean. Drafts alone
+};
 
 // One page of FFN rows in a slot of tier-0 memory.
 struct FfnPageRef {
   DeviceAddress data = nullptr;  // 64-byte aligned; layout: the job's FfnPageLayout
   PlaneState planes = PlaneState::kWhole;
-  int32_t first_row = 0;  // RowIndex of the page's first row; where captured values go
-  int32_t row_count = 0;  // rows that exist: page_rows, less in a layer's last page
+  DeviceAddress low = nullptr;  // kBoth; 64-byte aligned
+  int32_t first_row = 0;        // RowIndex of the page's first row; where captured values go
+  int32_t row_count = 0;        // rows that exist: page_rows, less in a layer's last page
   // [row_count / run_rows, rounded up]: down-scale group of each run of the page. Host memory.
   const uint16_t* run_groups = nullptr;
   // RowIndex of each row, for captured values; null: first_row + i. Host memory.
@@ -308,6 +313,7 @@ class Backend {
   // partial = fma(zd * d_group, float(s), partial) [Q4_1: then partial = fma(m_group, zs_run, partial), zs_run = zd *
   // float(sum of the run's z codes)]; y += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
   // Precise: as float down, on decoded weights.
+  // Pages in planes: not in precise mode.
   virtual Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) = 0;
   // Drafts. As FfnAccumulatePages over these pages where z[t] is 0 in the rows of them that token t did not choose
   // (rows that row_mask leaves out cannot be chosen); all rows chosen: the same bits. chosen: host memory for the sets,
