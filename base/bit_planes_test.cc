@@ -78,7 +78,7 @@ TEST(BitPlanesTest, APagesPlanesAreThePage) {
   EXPECT_EQ(layout.low.gate_panel, uint64_t{256 * 16 / 8});
   EXPECT_EQ(layout.low.up_panel, 0U);
   EXPECT_EQ(layout.low.down_panel, uint64_t{64 * 16 * 2 / 8});
-  EXPECT_EQ(layout.low.bytes % kPageAlignment, 0U);
+  EXPECT_EQ(layout.low.bytes % 64, 0U);
   const uint64_t low_used = 4 * layout.low.gate_panel + 16 * layout.low.down_panel;
   const uint64_t used = layout.down_offset + 16 * layout.down_panel_bytes;
   EXPECT_EQ(layout.high.down_offset + 16 * layout.high.down_panel + low_used, used);

@@ -25,10 +25,10 @@ struct PanelCounts {
   uint64_t rows = 0, outputs = 0;
 };
 
-void PlaceParts(const PanelCounts& panels, uint64_t alignment, FfnPlane* plane) {
+void PlaceParts(const PanelCounts& panels, FfnPlane* plane) {
   plane->up_offset = RoundUp(panels.rows * plane->gate_panel, kPartAlignment);
   plane->down_offset = plane->up_offset + RoundUp(panels.rows * plane->up_panel, kPartAlignment);
-  plane->bytes = RoundUp(plane->down_offset + panels.outputs * plane->down_panel, alignment);
+  plane->bytes = RoundUp(plane->down_offset + panels.outputs * plane->down_panel, kPartAlignment);
 }
 
 // What is cut off of each panel, and what is left.
@@ -45,8 +45,8 @@ void MakePlanes(FfnPageLayout* layout) {
   high.down_panel = layout->down_panel_bytes - low.down_panel;
   const PanelCounts panels{static_cast<uint64_t>(layout->page_rows / kPanelRows),
                            static_cast<uint64_t>((layout->dim + kPanelRows - 1) / kPanelRows)};
-  PlaceParts(panels, kPartAlignment, &high);
-  PlaceParts(panels, kPageAlignment, &low);
+  PlaceParts(panels, &high);
+  PlaceParts(panels, &low);
 }
 
 absl::Status CheckType(const char* part, QuantType type) {

@@ -48,7 +48,7 @@ struct FfnPageLayout {
   uint64_t down_offset = 0;
   uint64_t down_panel_bytes = 0;  // one panel of 16 outputs
   uint64_t page_bytes = 0;        // multiple of kPageAlignment
-  FfnPlane high, low;             // low.bytes: a multiple of kPageAlignment; 0: no part is cut
+  FfnPlane high, low;             // bytes: multiples of 64; low.bytes 0: no part is cut
 
   // InvalidArgument when the sizes do not fit the types (dim or ffn_rows no multiple of a block, overflow, ...).
   static absl::StatusOr<FfnPageLayout> Make(QuantType gate_type, QuantType up_type, QuantType down_type, int64_t dim,

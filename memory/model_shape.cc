@@ -9,6 +9,7 @@ namespace {
 void ShapeFfn(const ModelFile& model, size_t index, LayerShape* layer) {
   const PackedLayer& pages = model.packed()->layers()[index];
   layer->pages = pages.layout;
+  layer->low_planes = pages.low_offset > 0;
   if (pages.down_scales_bytes > 0) {
     layer->down_scales = ShapeOf(DownScaleTable(*model.packed(), static_cast<int32_t>(index)));
   }

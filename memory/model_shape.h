@@ -29,8 +29,11 @@ struct LayerShape {
   // numbers (rows 0: none).
   MatrixShape gate, up, down;
   FfnPageLayout pages;
+  bool low_planes = false;  // the file has them once more: pages may be resident without
   MatrixShape down_scales;
 
+  // Of a page that keeps its high plane; all of it where it is not cut.
+  uint64_t high_bytes() const { return low_planes ? pages.high.bytes : pages.page_bytes; }
   uint64_t pages_bytes() const { return static_cast<uint64_t>(pages.page_count()) * pages.page_bytes; }
 };
 

@@ -31,6 +31,7 @@ constexpr uint64_t kRingShare = 24;
 constexpr uint64_t kRingEnough = 6 * kMiB, kRingShareAtMost = 12;
 // A read of neighbouring pages or rows; a quarter of the ring at most, so that several are in flight.
 constexpr uint64_t kRangeMax = kMiB;
+constexpr double kRounding = 1e-9;  // of shares that are whole numbers of pages
 
 int32_t RoundDown(int64_t value, int32_t step) { return static_cast<int32_t>(value / step * step); }
 int32_t RoundUp(int64_t value, int32_t step) { return RoundDown(value + step - 1, step); }
@@ -182,15 +183,17 @@ class Filler {
     Close(std::move(head_line_));
   }
 
-  void PackedFfn(double overlay_share) {
+  void PackedFfn(double overlay_share, double planes_share) {
     PlanLine prefix{"FFN rows, prefix", 0, 0, "most important pages of every layer; a full pass skips them"};
+    PlanLine planes{"FFN rows, high planes", 0, 0, "pages behind the prefix, for drafts; a full pass reads the rest"};
     for (const LayerShape& layer : model_.layers) prefix.total_bytes += layer.pages_bytes();
     const uint64_t total = prefix.total_bytes;
     const uint64_t usable = std::min(left_, total);
     const uint64_t for_overlay =
         total <= left_ ? 0 : static_cast<uint64_t>(overlay_share * static_cast<double>(usable));
-    Pages(usable - for_overlay, &prefix);
+    Pages(usable - for_overlay, planes_share, &prefix, &planes);
     Close(std::move(prefix));
+    if (planes.resident_bytes > 0) Close(std::move(planes));
     if (for_overlay > 0) Overlay(for_overlay / model_.layers.size());
     Density();
   }
@@ -253,29 +256,67 @@ class Filler {
     placement_.lines.push_back(std::move(line));
   }
 
+  // Shares of the FFN's pages that are whole and that keep their high planes, of `bytes` bytes.
+  struct PageShares {
+    double whole = 0, planes = 0;
+  };
+  PageShares SharesOf(uint64_t bytes, double planes_share) const {
+    double whole = 0, high = 0;  // bytes of all pages, either way
+    for (const LayerShape& layer : model_.layers) {
+      whole += static_cast<double>(layer.pages_bytes());
+      high += static_cast<double>(layer.high_bytes()) * layer.pages.page_count();
+    }
+    const auto have = static_cast<double>(bytes);
+    const double planes = whole > high ? std::min(planes_share, have / high) : 0;
+    const double left = (have - planes * high) / whole;
+    if (left + planes <= 1) return {left, planes};
+    if (whole == high) return {1, 0};
+    const double kept = std::min(1.0, (have - high) / (whole - high));  // together they are all pages
+    return {kept, 1 - kept};
+  }
+
   // The same share of each layer; what rounding leaves goes to the first layers, a page each.
-  void Pages(uint64_t bytes, PlanLine* line) {
-    const double share = static_cast<double>(bytes) / static_cast<double>(line->total_bytes);
+  void Pages(uint64_t bytes, double planes_share, PlanLine* prefix, PlanLine* planes) {
+    const PageShares shares = SharesOf(bytes, planes_share);
+    const auto used = [&] { return prefix->resident_bytes + planes->resident_bytes; };
     for (size_t i = 0; i < model_.layers.size(); ++i) {
-      const FfnPageLayout& pages = model_.layers[i].pages;
-      placement_.layers[i].resident_pages = static_cast<int32_t>(share * pages.page_count());
-      line->resident_bytes += static_cast<uint64_t>(placement_.layers[i].resident_pages) * pages.page_bytes;
+      const LayerShape& layer = model_.layers[i];
+      LayerPlacement& place = placement_.layers[i];
+      const int32_t pages = layer.pages.page_count();
+      place.resident_pages = static_cast<int32_t>(shares.whole * pages);
+      prefix->resident_bytes += static_cast<uint64_t>(place.resident_pages) * layer.pages.page_bytes;
+      if (!layer.low_planes) continue;
+      const auto both = static_cast<int32_t>((shares.whole + shares.planes) * pages + kRounding);
+      place.plane_pages = std::min(both, pages) - place.resident_pages;
+      planes->resident_bytes += static_cast<uint64_t>(place.plane_pages) * layer.high_bytes();
     }
     for (size_t i = 0; i < model_.layers.size(); ++i) {
-      const FfnPageLayout& pages = model_.layers[i].pages;
-      if (placement_.layers[i].resident_pages == pages.page_count()) continue;
-      if (line->resident_bytes + pages.page_bytes > bytes) continue;
-      ++placement_.layers[i].resident_pages;
-      line->resident_bytes += pages.page_bytes;
+      const LayerShape& layer = model_.layers[i];
+      LayerPlacement& place = placement_.layers[i];
+      const bool covered = place.resident_pages + place.plane_pages == layer.pages.page_count();
+      if (covered && place.plane_pages == 0) continue;
+      // A page more, or one that was there in part.
+      const uint64_t before = covered ? layer.high_bytes() : 0;
+      if (used() - before + layer.pages.page_bytes > bytes) continue;
+      ++place.resident_pages;
+      prefix->resident_bytes += layer.pages.page_bytes;
+      if (!covered) continue;
+      --place.plane_pages;
+      planes->resident_bytes -= layer.high_bytes();
     }
-    left_ -= line->resident_bytes;
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+      planes->total_bytes +=
+          static_cast<uint64_t>(placement_.layers[i].plane_pages) * model_.layers[i].pages.page_bytes;
+    }
+    left_ -= std::min(left_, used());
   }
 
   void Overlay(uint64_t layer_bytes) {
     PlanLine line{"FFN rows, overlay", 0, 0, "single rows chosen by the text, for drafts"};
     for (size_t i = 0; i < model_.layers.size(); ++i) {
       const FfnPageLayout& pages = model_.layers[i].pages;
-      const int32_t absent = pages.ffn_rows - placement_.layers[i].resident_pages * pages.page_rows;
+      const LayerPlacement& place = placement_.layers[i];
+      const int32_t absent = pages.ffn_rows - (place.resident_pages + place.plane_pages) * pages.page_rows;
       const auto panels = static_cast<int64_t>(layer_bytes / OverlaySizesOf(pages, kPanelRows).total());
       const int32_t rows = RoundDown(std::min<int64_t>(panels * kPanelRows, std::max(absent, 0)), kPanelRows);
       placement_.layers[i].overlay_rows = rows;
@@ -288,16 +329,21 @@ class Filler {
   }
 
   void Density() {
-    double have = 0, all = 0;
+    double have = 0, planes = 0, all = 0;
     for (size_t i = 0; i < model_.layers.size(); ++i) {
       const LayerPlacement& place = placement_.layers[i];
       const FfnPageLayout& pages = model_.layers[i].pages;
-      have += std::min(pages.ffn_rows, place.resident_pages * pages.page_rows + place.overlay_rows);
+      const int32_t whole = std::min(pages.ffn_rows, place.resident_pages * pages.page_rows);
+      const int32_t both = std::min(pages.ffn_rows, (place.resident_pages + place.plane_pages) * pages.page_rows);
+      have += std::min(pages.ffn_rows, both + place.overlay_rows);
+      planes += both - whole;
       all += pages.ffn_rows;
+      const int32_t absent = pages.page_count() - place.resident_pages - place.plane_pages;
       placement_.complement_bytes +=
-          static_cast<uint64_t>(pages.page_count() - place.resident_pages) * pages.page_bytes;
+          static_cast<uint64_t>(absent) * pages.page_bytes + static_cast<uint64_t>(place.plane_pages) * pages.low.bytes;
     }
     placement_.resident_density = have / all;
+    placement_.plane_density = planes / all;
   }
 
   const ModelShape& model_;
@@ -376,7 +422,7 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
     filler.Head();
   }
   if (model.packed) {
-    filler.PackedFfn(request.overlay_share);
+    filler.PackedFfn(request.overlay_share, request.planes);
   } else {
     filler.PlainFfn();
   }

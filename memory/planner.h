@@ -6,7 +6,8 @@
 //   2. attention matrices and the head: drafts read them too, so a byte of them saves I/O in every step (where drafts
 //      have a head of their own, the model's is worth what a page is, and comes last)
 //   3. FFN rows, the same share of every layer, the most important pages first; a part of them as single rows
-//      chosen by the text (the overlay) when the predictor wants it
+//      chosen by the text (the overlay) when the predictor wants it. Where the file has low planes (base/bit_planes.h),
+//      pages behind the whole ones keep their high planes: drafts use them, full passes read their low planes alone
 // Where a matrix does not fit whole its first rows stay; no byte of the budget lies idle.
 //
 // The ring holds what the disk reads while nothing is released, so that it never stops:
@@ -42,6 +43,9 @@ struct PlanRequest {
   std::vector<FixedCost> fixed;
   // Share of the bytes for FFN rows that goes to the overlay instead of the prefix, 0..0.5. Packed files only.
   double overlay_share = 0;
+  // Share of the FFN's pages that may be resident in part, by their high planes; where that leaves memory, pages are
+  // whole instead. Files without low planes: nothing.
+  double planes = 0;
   uint64_t ring_bytes = 0;  // 0: chosen; raised to the smallest that works
   // > 0: drafts use so many of the head's first rows; the others come last, behind the FFN's rows.
   int32_t draft_head_rows = 0;
@@ -58,6 +62,7 @@ struct LayerPlacement {
   MatrixPlacement query, key, value, output;
   MatrixPlacement gate, up, down;  // plain files
   int32_t resident_pages = 0;      // packed files: the prefix
+  int32_t plane_pages = 0;         // behind it: pages whose high planes are resident
   int32_t overlay_rows = 0;        // multiple of kPanelRows
 };
 
@@ -78,7 +83,8 @@ struct Placement {
   uint64_t draft_bytes = 0;          // weights in tier 0 that a draft with every resident row uses
   uint64_t planned_bytes = 0;        // all of it, fixed costs included
   bool drafts_need_no_disk = false;  // packed, with attention resident, and the head or one for drafts
-  double resident_density = 1;       // share of FFN rows in tier 0, prefix and overlay, over all layers
+  double resident_density = 1;       // share of FFN rows in tier 0: prefix, high planes and overlay, over all layers
+  double plane_density = 0;          // high planes alone
   std::vector<PlanLine> lines;       // who gets how much, fixed costs first, and why
 
   bool everything_resident() const { return complement_bytes == 0; }

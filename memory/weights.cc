@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/bit_planes.h"
 #include "base/panel.h"
 #include "memory/model_shape.h"
 
@@ -36,11 +37,18 @@ FfnPageRef PageRefOf(const PackedLayer& layer, int32_t page, DeviceAddress data)
   return ref;
 }
 
+std::vector<FfnPageRef> FfnPart::DraftPages() const {
+  std::vector<FfnPageRef> pages = resident;
+  pages.insert(pages.end(), planes.begin(), planes.end());
+  return pages;
+}
+
 // Lays out the arena, lists what must be read into it and what will stream, then reads.
 struct Weights::Loader {
   // One range read while loading, and where it goes.
   struct Action {
-    MatrixView plain;  // rows > 0: pack into panels
+    MatrixView plain;                    // rows > 0: pack into panels
+    const FfnPageLayout* cut = nullptr;  // pages of which the high planes are kept; null: bytes as they are
     std::byte* destination = nullptr;
   };
 
@@ -64,8 +72,9 @@ struct Weights::Loader {
         bytes += MatrixArenaBytes(*layer.gate, place.gate) + MatrixArenaBytes(*layer.up, place.up) +
                  MatrixArenaBytes(*layer.down, place.down);
       } else {
-        bytes +=
-            kIoAlignment + static_cast<uint64_t>(place.resident_pages) * model.packed()->layers()[i].layout.page_bytes;
+        const FfnPageLayout& pages = model.packed()->layers()[i].layout;
+        bytes += kIoAlignment + static_cast<uint64_t>(place.resident_pages) * pages.page_bytes + kCacheLine +
+                 static_cast<uint64_t>(place.plane_pages) * pages.high.bytes;
       }
     }
     return bytes + MatrixArenaBytes(model.head(), placement.head);
@@ -120,8 +129,8 @@ struct Weights::Loader {
     part.resident.data = panels;
     ForEachChunk(matrix, place, 0, place.resident_rows, [&](const StreamRange& range, int32_t row, int32_t rows) {
       ranges.push_back(range);
-      actions.push_back({{matrix.type, MatrixLayout::kPlain, rows, matrix.cols, nullptr},
-                         panels + PanelMatrixBytes(matrix.type, row, matrix.cols)});
+      actions.push_back({.plain = {matrix.type, MatrixLayout::kPlain, rows, matrix.cols, nullptr},
+                         .destination = panels + PanelMatrixBytes(matrix.type, row, matrix.cols)});
     });
     ForEachChunk(matrix, place, place.resident_rows, matrix.rows, [&](const StreamRange& range, int32_t, int32_t rows) {
       weights->schedule_.push_back(range);
@@ -130,20 +139,32 @@ struct Weights::Loader {
     return part;
   }
 
+  // A layer's pages, or their low planes, in the file.
+  struct Pages {
+    uint64_t offset = 0, bytes = 0;
+    int32_t first_piece = 0;
+  };
+
   // Calls function(range, first_page, pages) for runs of neighbouring pages no longer than a range.
   template <typename Function>
-  void ForEachPageRun(const PackedLayer& layer, int32_t first_piece, int32_t begin, int32_t end, Function function) {
-    const uint64_t page_bytes = layer.layout.page_bytes;
-    const int32_t run = std::max<int32_t>(1, static_cast<int32_t>(placement.range_bytes / page_bytes));
+  void ForEachPageRun(const Pages& of_layer, int32_t begin, int32_t end, Function function) {
+    const int32_t run = std::max<int32_t>(1, static_cast<int32_t>(placement.range_bytes / of_layer.bytes));
     for (int32_t page = begin; page < end; page += run) {
       const int32_t pages = std::min(run, end - page);
       StreamRange range;
-      range.offset = layer.pages_offset + static_cast<uint64_t>(page) * page_bytes;
-      range.bytes = static_cast<uint32_t>(static_cast<uint64_t>(pages) * page_bytes);
-      range.first_piece = first_piece + page;
-      range.piece_bytes = static_cast<uint32_t>(page_bytes);
+      range.offset = of_layer.offset + static_cast<uint64_t>(page) * of_layer.bytes;
+      range.bytes = static_cast<uint32_t>(static_cast<uint64_t>(pages) * of_layer.bytes);
+      range.first_piece = of_layer.first_piece + page;
+      range.piece_bytes = static_cast<uint32_t>(of_layer.bytes);
       function(range, page, pages);
     }
+  }
+
+  // Adds the checksums of the pages, which piece numbers then name.
+  Pages AddPages(uint64_t offset, uint64_t bytes, const std::vector<uint64_t>& checksums) {
+    const auto first_piece = static_cast<int32_t>(weights->pager_options_.piece_checksums.size());
+    AppendChecksums(checksums);
+    return {offset, bytes, first_piece};
   }
 
   FfnPart Ffn(int32_t index, const LayerPlacement& place) {
@@ -151,23 +172,47 @@ struct Weights::Loader {
     FfnPart part;
     part.layer = &layer;
     if (layer.down_scales_bytes > 0) part.down_scales = DownScales(layer, index);
-    const int32_t first_piece = static_cast<int32_t>(weights->pager_options_.piece_checksums.size());
-    AppendChecksums(layer.page_checksums);
-    const uint64_t page_bytes = layer.layout.page_bytes;
-    std::byte* pages = Take(static_cast<uint64_t>(place.resident_pages) * page_bytes, kIoAlignment);
-    ForEachPageRun(layer, first_piece, 0, place.resident_pages, [&](const StreamRange& range, int32_t page, int32_t) {
-      ranges.push_back(range);
-      actions.push_back({{}, pages + static_cast<uint64_t>(page) * page_bytes});
+    const Pages pages = AddPages(layer.pages_offset, layer.layout.page_bytes, layer.page_checksums);
+    Resident(pages, place.resident_pages, &part);
+    const int32_t planes_end = place.resident_pages + place.plane_pages;
+    if (place.plane_pages > 0) HighPlanes(pages, place.resident_pages, planes_end, &part);
+    ForEachPageRun(pages, planes_end, layer.layout.page_count(), [&](const StreamRange& range, int32_t, int32_t count) {
+      weights->schedule_.push_back(range);
+      part.streamed_runs.push_back(count);
     });
-    for (int32_t page = 0; page < place.resident_pages; ++page) {
-      part.resident.push_back(PageRefOf(layer, page, pages + static_cast<uint64_t>(page) * page_bytes));
-    }
-    ForEachPageRun(layer, first_piece, place.resident_pages, layer.layout.page_count(),
-                   [&](const StreamRange& range, int32_t, int32_t count) {
-                     weights->schedule_.push_back(range);
-                     part.streamed_runs.push_back(count);
-                   });
     return part;
+  }
+
+  void Resident(const Pages& pages, int32_t count, FfnPart* part) {
+    std::byte* memory = Take(static_cast<uint64_t>(count) * pages.bytes, kIoAlignment);
+    ForEachPageRun(pages, 0, count, [&](const StreamRange& range, int32_t page, int32_t) {
+      ranges.push_back(range);
+      actions.push_back({.destination = memory + static_cast<uint64_t>(page) * pages.bytes});
+    });
+    for (int32_t page = 0; page < count; ++page) {
+      part->resident.push_back(PageRefOf(*part->layer, page, memory + static_cast<uint64_t>(page) * pages.bytes));
+    }
+  }
+
+  // Pages [begin, end): high planes stay, low ones stream.
+  void HighPlanes(const Pages& pages, int32_t begin, int32_t end, FfnPart* part) {
+    const PackedLayer& layer = *part->layer;
+    const uint64_t high_bytes = layer.layout.high.bytes;
+    std::byte* memory = Take(static_cast<uint64_t>(end - begin) * high_bytes, kCacheLine);
+    const auto place_of = [&](int32_t page) { return memory + static_cast<uint64_t>(page - begin) * high_bytes; };
+    ForEachPageRun(pages, begin, end, [&](const StreamRange& range, int32_t page, int32_t) {
+      ranges.push_back(range);
+      actions.push_back({.cut = &layer.layout, .destination = place_of(page)});
+    });
+    for (int32_t page = begin; page < end; ++page) {
+      FfnPageRef& ref = part->planes.emplace_back(PageRefOf(layer, page, place_of(page)));
+      ref.planes = PlaneState::kHigh;
+    }
+    const Pages low = AddPages(layer.low_offset, layer.layout.low.bytes, layer.low_checksums);
+    ForEachPageRun(low, begin, end, [&](const StreamRange& range, int32_t, int32_t count) {
+      weights->schedule_.push_back(range);
+      part->low_runs.push_back(count);
+    });
   }
 
   DeviceAddress DownScales(const PackedLayer& layer, int32_t index) {
@@ -177,7 +222,7 @@ struct Weights::Loader {
     place.chunk_rows = table.checksums != nullptr ? table.checksums->chunk_rows : ChunkRows(table.row_bytes());
     ForEachChunk(table, place, 0, table.rows, [&](const StreamRange& range, int32_t row, int32_t) {
       ranges.push_back(range);
-      actions.push_back({{}, memory + static_cast<uint64_t>(row) * table.row_bytes()});
+      actions.push_back({.destination = memory + static_cast<uint64_t>(row) * table.row_bytes()});
     });
     return memory;
   }
@@ -219,6 +264,12 @@ struct Weights::Loader {
     if (model.config().tied_head && weights->head_.chunk_rows.empty()) weights->embedding_ = weights->head_.resident;
   }
 
+  static void KeepHighPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages, std::byte* to) {
+    for (uint64_t at = 0; at < pages.size(); at += layout.page_bytes, to += layout.high.bytes) {
+      SplitPage(layout, pages.data() + at, to, nullptr);
+    }
+  }
+
   absl::Status Read(PageReader* reader, std::span<std::byte> ring,
                     const std::function<void(uint64_t, uint64_t)>& progress) {
     uint64_t total = 0, done = 0;
@@ -230,6 +281,8 @@ struct Weights::Loader {
       if (action.plain.rows > 0) {
         action.plain.data = bytes.data();
         backend->PackPanels(action.plain, action.destination);
+      } else if (action.cut != nullptr) {
+        KeepHighPlanes(*action.cut, bytes, action.destination);
       } else {
         std::memcpy(action.destination, bytes.data(), bytes.size());
       }

@@ -42,7 +42,12 @@ struct FfnPart {
   const PackedLayer* layer = nullptr;
   DeviceAddress down_scales = nullptr;
   std::vector<FfnPageRef> resident;    // the prefix, in file order
-  std::vector<int32_t> streamed_runs;  // pages of each streamed range, in file order after the prefix
+  std::vector<FfnPageRef> planes;      // behind it: pages whose high planes are resident (PlaneState::kHigh)
+  std::vector<int32_t> low_runs;       // streamed low planes of these, pages of each range
+  std::vector<int32_t> streamed_runs;  // pages of each streamed range, in file order after both
+
+  // What drafts may use: prefix and high planes.
+  std::vector<FfnPageRef> DraftPages() const;
 };
 
 // Page `page` of a layer at `data`.

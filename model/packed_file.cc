@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <filesystem>
+#include <functional>
 #include <set>
 #include <utility>
 
@@ -26,6 +27,7 @@ constexpr uint64_t kChunkRowsUnit = 16;  // rows of a panel
 struct FileParameters {
   uint64_t layer_count = 0;
   int64_t dim = 0, ffn_rows = 0, page_rows = 0, run_rows = 0;
+  std::vector<packed::RowLayout> row_layouts;
   std::vector<uint32_t> gate_types, up_types, down_types;
 };
 
@@ -54,14 +56,18 @@ absl::Status CheckVersion(const GgufHeader& header) {
       "the packed file has version {}; this program reads version {}. Pack the model again", version, kPackedVersion));
 }
 
-absl::Status CheckRowLayouts(const GgufHeader& header, uint64_t layer_count) {
-  ASSIGN_OR_RETURN(const auto layouts, GetUint32Array(header, packed::kRowLayoutKey, layer_count));
-  for (size_t i = 0; i < layouts.size(); ++i) {
-    if (layouts[i] == static_cast<uint32_t>(packed::RowLayout::kWholeRows)) continue;
+absl::StatusOr<std::vector<packed::RowLayout>> ReadRowLayouts(const GgufHeader& header, uint64_t layer_count) {
+  ASSIGN_OR_RETURN(const auto numbers, GetUint32Array(header, packed::kRowLayoutKey, layer_count));
+  std::vector<packed::RowLayout> layouts;
+  for (const uint32_t number : numbers) {
+    layouts.push_back(packed::RowLayout{number});
+    if (layouts.back() == packed::RowLayout::kWholeRows) continue;
+    if (layouts.back() == packed::RowLayout::kWholeRowsAndLowPlanes) continue;
     return absl::UnimplementedError(
-        fmt::format("layer {} has row layout {}; this program reads layout 1 (whole rows)", i, layouts[i]));
+        fmt::format("layer {} has row layout {}; this program reads layouts 1 (whole rows) and 2 (and low planes)",
+                    layouts.size() - 1, number));
   }
-  return absl::OkStatus();
+  return layouts;
 }
 
 absl::StatusOr<FileParameters> ReadParameters(const GgufHeader& header) {
@@ -75,7 +81,7 @@ absl::StatusOr<FileParameters> ReadParameters(const GgufHeader& header) {
   ASSIGN_OR_RETURN(parameters.page_rows, GetSize(header, packed::kPageRowsKey));
   ASSIGN_OR_RETURN(parameters.run_rows, GetSize(header, packed::kRunRowsKey));
   // The arrays come with the file, so their length bounds layer_count before anything is sized by it.
-  RETURN_IF_ERROR(CheckRowLayouts(header, parameters.layer_count));
+  ASSIGN_OR_RETURN(parameters.row_layouts, ReadRowLayouts(header, parameters.layer_count));
   ASSIGN_OR_RETURN(parameters.gate_types, GetUint32Array(header, packed::kGateTypeKey, parameters.layer_count));
   ASSIGN_OR_RETURN(parameters.up_types, GetUint32Array(header, packed::kUpTypeKey, parameters.layer_count));
   ASSIGN_OR_RETURN(parameters.down_types, GetUint32Array(header, packed::kDownTypeKey, parameters.layer_count));
@@ -120,7 +126,11 @@ class Opener {
       if (!layer.ok()) return Annotate(layer.status(), fmt::format("layer {}", i));
       layers.push_back(*std::move(layer));
     }
-    RETURN_IF_ERROR(ReadPageChecksums(&layers));
+    RETURN_IF_ERROR(ReadPageChecksums(
+        packed::kPageChecksumsTensor, &PackedLayer::page_checksums, [](const PackedLayer&) { return true; }, &layers));
+    RETURN_IF_ERROR(ReadPageChecksums(
+        packed::kLowChecksumsTensor, &PackedLayer::low_checksums,
+        [](const PackedLayer& layer) { return layer.low_offset > 0; }, &layers));
     return layers;
   }
 
@@ -131,7 +141,9 @@ class Opener {
  private:
   absl::StatusOr<PackedLayer> ReadLayer(uint64_t index) const;
   absl::StatusOr<FfnPageLayout> LayoutOf(uint64_t index) const;
-  absl::Status ReadPageChecksums(std::vector<PackedLayer>* layers) const;
+  using HasChecksumsFn = std::function<bool(const PackedLayer& layer)>;
+  absl::Status ReadPageChecksums(const char* name, std::vector<uint64_t> PackedLayer::*checksums,
+                                 const HasChecksumsFn& has, std::vector<PackedLayer>* layers) const;
   absl::StatusOr<TensorChecksums> DescribeChecksums(const std::string& name, uint32_t chunk_rows, uint32_t count) const;
   absl::Status CheckAllListed(const std::set<std::string_view>& listed) const;
 
@@ -155,6 +167,13 @@ absl::StatusOr<PackedLayer> Opener::ReadLayer(uint64_t index) const {
                    FindShaped(header_, packed::LayerTensor(index, packed::kPagesPart), packed::kGgufI8,
                               {layout.page_bytes, static_cast<uint64_t>(layout.page_count())}));
   layer.pages_offset = pages->offset;
+  if (parameters_.row_layouts[index] == packed::RowLayout::kWholeRowsAndLowPlanes) {
+    if (layout.low.bytes == 0) return absl::DataLossError("low planes of types that are not cut");
+    ASSIGN_OR_RETURN(const GgufTensor* low,
+                     FindShaped(header_, packed::LayerTensor(index, packed::kLowPlanesPart), packed::kGgufI8,
+                                {layout.low.bytes, static_cast<uint64_t>(layout.page_count())}));
+    layer.low_offset = low->offset;
+  }
 
   const std::string scales_name = packed::LayerTensor(index, packed::kDownScalesPart);
   if (layout.has_down_table()) {
@@ -174,15 +193,19 @@ absl::StatusOr<PackedLayer> Opener::ReadLayer(uint64_t index) const {
   return layer;
 }
 
-absl::Status Opener::ReadPageChecksums(std::vector<PackedLayer>* layers) const {
+absl::Status Opener::ReadPageChecksums(const char* name, std::vector<uint64_t> PackedLayer::*checksums,
+                                       const HasChecksumsFn& has, std::vector<PackedLayer>* layers) const {
   uint64_t pages = 0;
-  for (const PackedLayer& layer : *layers) pages += static_cast<uint64_t>(layer.layout.page_count());
-  ASSIGN_OR_RETURN(const GgufTensor* tensor,
-                   FindShaped(header_, packed::kPageChecksumsTensor, packed::kGgufI64, {pages}));
-  ASSIGN_OR_RETURN(const auto checksums, ReadValues<uint64_t>(file_, *tensor));
-  auto next = checksums.begin();
+  for (const PackedLayer& layer : *layers) {
+    if (has(layer)) pages += static_cast<uint64_t>(layer.layout.page_count());
+  }
+  if (pages == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const GgufTensor* tensor, FindShaped(header_, name, packed::kGgufI64, {pages}));
+  ASSIGN_OR_RETURN(const auto values, ReadValues<uint64_t>(file_, *tensor));
+  auto next = values.begin();
   for (PackedLayer& layer : *layers) {
-    layer.page_checksums.assign(next, next + layer.layout.page_count());
+    if (!has(layer)) continue;
+    (layer.*checksums).assign(next, next + layer.layout.page_count());
     next += layer.layout.page_count();
   }
   return absl::OkStatus();
@@ -235,7 +258,12 @@ absl::StatusOr<std::vector<TensorChecksums>> Opener::ReadTensorChecksums() {
 absl::Status Opener::CheckAllListed(const std::set<std::string_view>& listed) const {
   std::set<std::string> others = {packed::kPageChecksumsTensor, packed::kTensorChecksumsTensor,
                                   packed::kHeaderChecksumTensor};
-  for (uint64_t i = 0; i < parameters_.layer_count; ++i) others.insert(packed::LayerTensor(i, packed::kPagesPart));
+  for (uint64_t i = 0; i < parameters_.layer_count; ++i) {
+    others.insert(packed::LayerTensor(i, packed::kPagesPart));
+    if (parameters_.row_layouts[i] == packed::RowLayout::kWholeRows) continue;
+    others.insert(packed::LayerTensor(i, packed::kLowPlanesPart));
+    others.insert(packed::kLowChecksumsTensor);
+  }
   for (const GgufTensor& tensor : header_.tensors()) {
     if (listed.contains(tensor.name) == others.contains(tensor.name)) {
       return absl::DataLossError(fmt::format("tensor {} has no checksums of the kind it should have", tensor.name));

@@ -31,11 +31,13 @@ absl::StatusOr<SourceIdentity> IdentifySource(const std::string& path);
 struct PackedLayer {
   FfnPageLayout layout;
   uint64_t pages_offset = 0;        // file offset of page 0; page i at + i * layout.page_bytes
+  uint64_t low_offset = 0;          // of page 0's low plane; page i's at + i * layout.low.bytes; 0: the file has none
   uint64_t down_scales_offset = 0;  // 0 when the layer has no table
   uint64_t down_scales_bytes = 0;
   std::vector<uint16_t> run_groups;      // [rows / run_rows rounded up]
   std::vector<NeuronIndex> row_order;    // [ffn_rows] source neuron of each packed row
   std::vector<uint64_t> page_checksums;  // [page_count] XXH3-64
+  std::vector<uint64_t> low_checksums;   // the same of low planes
 };
 
 // A part of a tensor that is read and checked as a whole. A plain tensor in a packed file is cut into chunks of
@@ -80,7 +82,8 @@ using ImportanceFn = std::function<absl::StatusOr<std::vector<float>>(LayerIndex
 struct PackOptions {
   int32_t page_rows = 0;  // 0: chosen from the row size (a page of 64 KiB or more)
   int32_t run_rows = 8;
-  ImportanceFn importance;                                                  // null: the source's order
+  bool planes = true;       // low planes once more, where types are cut (base/bit_planes.h)
+  ImportanceFn importance;  // null: the source's order
   std::function<void(uint64_t done_bytes, uint64_t total_bytes)> progress;  // may be null
 };
 

@@ -33,14 +33,17 @@ inline constexpr char kChecksumCountsKey[] = "dogstar.checksums.counts";        
 inline constexpr char kOrderHot[] = "hot";
 inline constexpr char kOrderOriginal[] = "original";
 
-// How a layer's rows lie in its pages. Other numbers are for rows split into bit planes.
-enum class RowLayout : uint32_t { kWholeRows = 1 };
+// How a layer's rows lie in the file: in pages; and their low planes (base/bit_planes.h) once more, for runs that keep
+// the high planes of pages in memory.
+enum class RowLayout : uint32_t { kWholeRows = 1, kWholeRowsAndLowPlanes = 2 };
 
 // Tensors.
 inline constexpr char kPageChecksumsTensor[] = "dogstar.page_checksums";      // I64 [pages of all layers]
+inline constexpr char kLowChecksumsTensor[] = "dogstar.low_plane_checksums";  // I64 [pages that have low planes]
 inline constexpr char kTensorChecksumsTensor[] = "dogstar.tensor_checksums";  // I64 [sum of counts]
 inline constexpr char kHeaderChecksumTensor[] = "dogstar.header_checksum";    // I64 [1]: all bytes before the data
 inline constexpr char kPagesPart[] = "ffn_pages";                             // I8 [page_bytes, page_count]
+inline constexpr char kLowPlanesPart[] = "ffn_low_planes";                    // I8 [low.bytes, page_count]
 inline constexpr char kDownScalesPart[] = "ffn_down_scales";                  // F16 [dim, table bytes / (2 * dim)]
 inline constexpr char kRowOrderPart[] = "ffn_row_order";                      // I32 [ffn_rows]
 

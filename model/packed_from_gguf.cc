@@ -135,6 +135,7 @@ absl::StatusOr<PackedPlan> MakePlan(const InputFile& source, const GgufHeader& h
   ASSIGN_OR_RETURN(plan.layers, PlanLayers(model, options));
   ASSIGN_OR_RETURN(plan.source, source.Identify(header));
   plan.hot_order = options.importance != nullptr;
+  plan.planes = options.planes;
   return plan;
 }
 

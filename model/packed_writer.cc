@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/bit_planes.h"
 #include "fmt/format.h"
 #include "model/packed_format.h"
 #include "model/packed_layer.h"
@@ -26,6 +27,10 @@ GgufField StringArrayField(const char* key, std::vector<std::string> values) {
 
 uint64_t PagesBytes(const FfnPageLayout& layout) {
   return layout.page_bytes * static_cast<uint64_t>(layout.page_count());
+}
+
+uint64_t LowPlanesBytes(const FfnPageLayout& layout) {
+  return layout.low.bytes * static_cast<uint64_t>(layout.page_count());
 }
 
 std::vector<uint32_t> TypesOf(std::span<const FfnPageLayout> layers, QuantType FfnPageLayout::*type) {
@@ -61,11 +66,17 @@ absl::Status PackedWriter::Declare() {
     AddChecksumEntry(tensor.name, tensor.gguf_type, tensor.shape);
   }
   RETURN_IF_ERROR(DeclareLayers());
-  uint64_t pages = 0, checksums = 0;
-  for (const FfnPageLayout& layout : plan_.layers) pages += static_cast<uint64_t>(layout.page_count());
+  uint64_t pages = 0, low_pages = 0, checksums = 0;
+  for (const FfnPageLayout& layout : plan_.layers) {
+    pages += static_cast<uint64_t>(layout.page_count());
+    if (HasLowPlanes(layout)) low_pages += static_cast<uint64_t>(layout.page_count());
+  }
   for (const ChecksumEntry& entry : entries_) checksums += packed::ChunkCount(entry.rows, entry.row_bytes);
   // Last, because they are known last.
   RETURN_IF_ERROR(writer_.AddTensor(packed::kPageChecksumsTensor, packed::kGgufI64, {pages}));
+  if (low_pages > 0) {
+    RETURN_IF_ERROR(writer_.AddTensor(packed::kLowChecksumsTensor, packed::kGgufI64, {low_pages}));
+  }
   RETURN_IF_ERROR(writer_.AddTensor(packed::kTensorChecksumsTensor, packed::kGgufI64, {checksums}));
   RETURN_IF_ERROR(writer_.AddTensor(packed::kHeaderChecksumTensor, packed::kGgufI64, {1}));
   DeclareFields();
@@ -88,6 +99,9 @@ absl::Status PackedWriter::DeclareLayers() {
     }
     RETURN_IF_ERROR(writer_.AddTensor(packed::LayerTensor(i, packed::kPagesPart), packed::kGgufI8,
                                       {layout.page_bytes, static_cast<uint64_t>(layout.page_count())}));
+    if (!HasLowPlanes(layout)) continue;
+    RETURN_IF_ERROR(writer_.AddTensor(packed::LayerTensor(i, packed::kLowPlanesPart), packed::kGgufI8,
+                                      {layout.low.bytes, static_cast<uint64_t>(layout.page_count())}));
   }
   return absl::OkStatus();
 }
@@ -104,7 +118,12 @@ void PackedWriter::DeclareFields() {
   writer_.AddUint32(packed::kPageRowsKey, static_cast<uint32_t>(plan_.layers[0].page_rows));
   writer_.AddUint32(packed::kRunRowsKey, static_cast<uint32_t>(plan_.layers[0].run_rows));
   writer_.AddString(packed::kOrderKey, plan_.hot_order ? packed::kOrderHot : packed::kOrderOriginal);
-  const std::vector<uint32_t> row_layouts(plan_.layers.size(), static_cast<uint32_t>(packed::RowLayout::kWholeRows));
+  std::vector<uint32_t> row_layouts;
+  for (const FfnPageLayout& layout : plan_.layers) {
+    using packed::RowLayout;
+    const RowLayout rows = HasLowPlanes(layout) ? RowLayout::kWholeRowsAndLowPlanes : RowLayout::kWholeRows;
+    row_layouts.push_back(static_cast<uint32_t>(rows));
+  }
   writer_.AddUint32Array(packed::kRowLayoutKey, row_layouts);
   writer_.AddUint32Array(packed::kGateTypeKey, TypesOf(plan_.layers, &FfnPageLayout::gate_type));
   writer_.AddUint32Array(packed::kUpTypeKey, TypesOf(plan_.layers, &FfnPageLayout::up_type));
@@ -125,12 +144,14 @@ void PackedWriter::DeclareChecksumFields() {
 }
 
 absl::Status PackedWriter::AllocateLayerBuffers() {
-  uint64_t pages = 0, scales = 0;
+  uint64_t pages = 0, low_planes = 0, scales = 0;
   for (const FfnPageLayout& layout : plan_.layers) {
     pages = std::max(pages, PagesBytes(layout));
+    if (HasLowPlanes(layout)) low_planes = std::max(low_planes, LowPlanesBytes(layout));
     scales = std::max(scales, layout.down_table_bytes());
   }
   ASSIGN_OR_RETURN(pages_, AlignedBuffer::Create(pages));
+  ASSIGN_OR_RETURN(low_planes_, AlignedBuffer::Create(low_planes));
   ASSIGN_OR_RETURN(down_scales_, AlignedBuffer::Create(scales));
   return absl::OkStatus();
 }
@@ -178,7 +199,22 @@ absl::Status PackedWriter::WriteLayer(const RowOrder& order, const LayerMatrices
   for (uint64_t offset = 0; offset < pages.size(); offset += layout.page_bytes) {
     page_checksums_.push_back(ChecksumOf(pages.subspan(offset, layout.page_bytes)));
   }
-  return WriteTensor(pages);
+  RETURN_IF_ERROR(WriteTensor(pages));
+  return HasLowPlanes(layout) ? WriteLowPlanes(layout, pages) : absl::OkStatus();
+}
+
+absl::Status PackedWriter::WriteLowPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages) {
+  const std::span<std::byte> planes = low_planes_.span().first(LowPlanesBytes(layout));
+  pool_->Run([&](int thread) {
+    const Range part = PartOf(layout.page_count(), 1, thread, pool_->size());
+    for (auto page = static_cast<uint64_t>(part.begin); page < static_cast<uint64_t>(part.end); ++page) {
+      SplitPage(layout, pages.data() + page * layout.page_bytes, nullptr, planes.data() + page * layout.low.bytes);
+    }
+  });
+  for (uint64_t offset = 0; offset < planes.size(); offset += layout.low.bytes) {
+    low_checksums_.push_back(ChecksumOf(planes.subspan(offset, layout.low.bytes)));
+  }
+  return WriteTensor(planes);
 }
 
 absl::Status PackedWriter::WriteChecked(std::span<const std::byte> bytes, uint64_t row_bytes) {
@@ -203,6 +239,7 @@ absl::Status PackedWriter::WriteTensor(std::span<const std::byte> bytes) {
 absl::Status PackedWriter::Finish() {
   CHECK(plain_index_ == plan_.plain.size() && layer_ == plan_.layers.size());
   RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(page_checksums_))));
+  if (!low_checksums_.empty()) RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(low_checksums_))));
   RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(tensor_checksums_))));
   RETURN_IF_ERROR(WriteTensor(std::as_bytes(std::span(&header_checksum_, 1))));
   RETURN_IF_ERROR(writer_.Finish());

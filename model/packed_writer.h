@@ -28,6 +28,7 @@ struct PackedPlan {
   std::vector<FfnPageLayout> layers;  // one dim, ffn_rows, page_rows and run_rows; types may differ
   SourceIdentity source;              // all zero: the file has no source
   bool hot_order = false;
+  bool planes = false;  // layers whose types are cut get their low planes once more
 };
 
 class PackedWriter {
@@ -58,6 +59,8 @@ class PackedWriter {
   absl::Status DeclareLayers();
   absl::Status AllocateLayerBuffers();
   void AddChecksumEntry(std::string tensor, uint32_t gguf_type, std::span<const uint64_t> shape);
+  bool HasLowPlanes(const FfnPageLayout& layout) const { return plan_.planes && layout.low.bytes > 0; }
+  absl::Status WriteLowPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages);
   absl::Status WriteTensor(std::span<const std::byte> bytes);
   // Writes a whole tensor that has checksums.
   absl::Status WriteChecked(std::span<const std::byte> bytes, uint64_t row_bytes);
@@ -68,9 +71,9 @@ class PackedWriter {
   ThreadPool* pool_ = nullptr;
   std::function<void(uint64_t, uint64_t)> progress_;
   uint64_t done_bytes_ = 0, total_bytes_ = 0;
-  AlignedBuffer pages_, down_scales_;  // of the largest layer
+  AlignedBuffer pages_, low_planes_, down_scales_;  // of the largest layer
   std::vector<ChecksumEntry> entries_;
-  std::vector<uint64_t> page_checksums_, tensor_checksums_;
+  std::vector<uint64_t> page_checksums_, low_checksums_, tensor_checksums_;
   uint64_t header_checksum_ = 0;
   size_t plain_index_ = 0;
   uint64_t plain_done_ = 0;  // bytes of plain tensor plain_index_

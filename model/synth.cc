@@ -171,6 +171,7 @@ absl::Status WritePlainModel(const SynthOptions& options, const std::vector<Synt
 absl::StatusOr<PackedPlan> PlanPacked(const SynthOptions& options, const std::vector<SynthTensor>& tensors,
                                       std::vector<GgufField> fields) {
   PackedPlan plan;
+  plan.planes = options.planes;
   plan.fields = std::move(fields);
   for (const SynthTensor& tensor : tensors) {
     if (tensor.part == Part::kFfn) continue;

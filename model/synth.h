@@ -37,6 +37,7 @@ struct SynthOptions {
   bool packed = false;
   int32_t page_rows = 0;  // packed: 0 chooses
   int32_t run_rows = 8;   // packed
+  bool planes = true;     // packed: as PackOptions
   int threads = 2;
 };
 

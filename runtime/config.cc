@@ -365,6 +365,11 @@ std::vector<ConfigKey> MakeKeys() {
       "draft.head_density", "share of the query heads that drafts compute (keys and values: always all)", 0, 1,
       "0 to 1", [](Config & c) -> auto& { return c.draft.head_density; }));
   keys.push_back(real_key(
+      "draft.planes",
+      "share of the FFN's pages that may be resident by their high bit planes, where the file has low ones; -1: all "
+      "behind the whole ones, unless rows are chosen by the text or by token",
+      -1, 1, "-1, or 0 to 1", [](Config & c) -> auto& { return c.draft.planes; }));
+  keys.push_back(real_key(
       "draft.overlay", "share of the resident FFN bytes for single rows chosen by the prompt", 0, 0.5, "0 to 0.5",
       [](Config & c) -> auto& { return c.draft.overlay; }));
   AddTreeKeys(&keys);

@@ -9,7 +9,7 @@ namespace {
 
 void FindAvailableRows(const FfnPart& part, const Overlay* overlay, LayerIndex layer, RowSet* rows) {
   rows->Reset(part.layer->layout.ffn_rows);
-  for (const FfnPageRef& page : part.resident) {
+  for (const FfnPageRef& page : part.DraftPages()) {
     for (int32_t i = 0; i < page.row_count; ++i) rows->Insert(RowIndex{page.first_row + i});
   }
   if (overlay != nullptr) overlay->AddTo(layer, rows);
@@ -18,11 +18,12 @@ void FindAvailableRows(const FfnPart& part, const Overlay* overlay, LayerIndex l
 // Pages with their masks; pages without a chosen row are left out.
 void MaskPages(const FfnPart& part, const RowSet& chosen, DraftLayer* out) {
   const size_t words = static_cast<size_t>(part.layer->layout.page_rows + 63) / 64;
-  out->page_masks.resize(part.resident.size() * words);
+  const std::vector<FfnPageRef> pages = part.DraftPages();
+  out->page_masks.resize(pages.size() * words);
   out->pages.clear();
-  out->pages.reserve(part.resident.size());
-  for (size_t p = 0; p < part.resident.size(); ++p) {
-    FfnPageRef page = part.resident[p];
+  out->pages.reserve(pages.size());
+  for (size_t p = 0; p < pages.size(); ++p) {
+    FfnPageRef page = pages[p];
     uint64_t* mask = out->page_masks.data() + p * words;
     uint64_t any = 0;
     for (size_t w = 0; w < words; ++w) {
@@ -87,7 +88,7 @@ void DraftRows::Update(LayerIndex layer, const DraftSources& sources) {
   const RowSet* chosen = sources.predictor->Choose(layer, available_);
   out.choice = sources.predictor->TokenChoice(layer);
   if (chosen == nullptr) {
-    out.pages.assign(part.resident.begin(), part.resident.end());
+    out.pages = part.DraftPages();
     out.rows_used = available_.count();
     if (out.choice != nullptr) {
       const int32_t kept = out.choice->value_count >= 0 ? out.choice->value_count : out.choice->count;

@@ -147,7 +147,8 @@ absl::Status Engine::CreateOverlay() {
   for (size_t i = 0; i < placement_.layers.size(); ++i) {
     const LayerPlacement& layer = placement_.layers[i];
     options.layer_rows.push_back(layer.overlay_rows);
-    options.prefix_rows.push_back(layer.resident_pages * model_->packed()->layers()[i].layout.page_rows);
+    options.prefix_rows.push_back((layer.resident_pages + layer.plane_pages) *
+                                  model_->packed()->layers()[i].layout.page_rows);
     most = std::max(most, layer.overlay_rows);
   }
   if (most == 0) return absl::OkStatus();
@@ -183,7 +184,8 @@ void Engine::BeginRecord() {
     AccessLayer& layer = header.layers.emplace_back();
     if (model_->packed() == nullptr) continue;
     const FfnPageLayout& layout = model_->packed()->layers()[i].layout;
-    layer.prefix_rows = std::min(placement_.layers[i].resident_pages * layout.page_rows, layout.ffn_rows);
+    const LayerPlacement& place = placement_.layers[i];
+    layer.prefix_rows = std::min((place.resident_pages + place.plane_pages) * layout.page_rows, layout.ffn_rows);
     layer.slots = overlay_ != nullptr ? placement_.layers[i].overlay_rows : 0;
     layer.row_bytes = OverlaySizesOf(layout, kPanelRows).total() / kPanelRows;
   }

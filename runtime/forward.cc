@@ -208,6 +208,25 @@ absl::Status Forward::FetchCaptured(const Tensor& capture, int32_t rows) {
   return backend_->Download(capture, 0, rows, std::span(captured_).first(values));
 }
 
+// Pages whose high planes are resident, as their low planes arrive.
+absl::Status Forward::CutPages(LayerIndex layer, const FfnPart& part) {
+  std::vector<FfnPageRef> pages;
+  auto next = part.planes.begin();
+  for (int32_t count : part.low_runs) {
+    ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, pager_->Next());
+    pages.assign(next, next + count);
+    next += count;
+    for (size_t i = 0; i < pages.size(); ++i) {
+      pages[i].planes = PlaneState::kBoth;
+      pages[i].low = bytes.data() + i * part.layer->layout.low.bytes;
+    }
+    const TraceScope scope = Compute("streamed low planes", layer);
+    backend_->Wait(backend_->FfnAccumulatePages(pages, ffn_job_.get()));
+    RETURN_IF_ERROR(pager_->Release());
+  }
+  return absl::OkStatus();
+}
+
 // Resident pages first, then the complement as it arrives: the file's order, whatever was resident.
 absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer) {
   const int32_t rows = batch.rows();
@@ -223,7 +242,8 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
   if (captures_up) params.capture_up = capture_up_.get();
   backend_->FfnBegin(params, in, rows, ffn_job_.get());
   if (!part.resident.empty()) backend_->FfnAccumulatePages(part.resident, ffn_job_.get());
-  int32_t page = static_cast<int32_t>(part.resident.size());
+  RETURN_IF_ERROR(CutPages(layer, part));
+  auto page = static_cast<int32_t>(part.resident.size() + part.planes.size());
   std::vector<FfnPageRef> pages;
   for (int32_t count : part.streamed_runs) {
     ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, pager_->Next());

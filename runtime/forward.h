@@ -116,6 +116,7 @@ class Forward {
   void ProjectHeads(const MatrixView& query, std::span<const uint64_t> heads, const Activations& x, int32_t rows,
                     Tensor* out);
   absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
+  absl::Status CutPages(LayerIndex layer, const FfnPart& part);
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
   // scores: of a choice by RowScore::kGiven, else empty.

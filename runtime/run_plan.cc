@@ -53,6 +53,21 @@ int32_t CaptureRows(const ModelFile& model, const RunPlanOptions& options, Harve
   return harvest == HarvestMode::kText || options.captures_verified ? limits.logit_rows : 0;
 }
 
+// Share of the FFN's pages that may be there in part. Rows that are chosen token by token, or by their norms, are
+// whole.
+absl::StatusOr<double> PlanesOf(const Config& config, const RunPlanOptions& options, HarvestMode harvest) {
+  const double asked = config.draft.planes;
+  if (!NeedsPacked(options.mode) || asked == 0) return 0;
+  const bool fits = !options.chooses_by_token && !options.needs_row_norms && !config.precise;
+  if (asked > 0 && !fits) {
+    return absl::InvalidArgumentError(
+        fmt::format("draft.planes {}: {} wants whole rows; leave draft.planes at -1", asked,
+                    config.precise ? "precise mode" : fmt::format("draft.predictor {}", config.draft.predictor)));
+  }
+  if (asked > 0) return asked;
+  return fits && harvest == HarvestMode::kOff ? 1 : 0;
+}
+
 Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const Backend& backend,
                              const RunPlanOptions& options, HarvestMode harvest) {
   Forward::Limits limits;
@@ -269,6 +284,7 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   plan.request.budget_bytes = config.budget.ram.value_or(kNoLimit);
   plan.request.ring_bytes = config.io.ring_bytes;
   plan.request.rates = rates;
+  ASSIGN_OR_RETURN(plan.request.planes, PlanesOf(config, options, plan.harvest));
   plan.request.fixed = {
       {"program and vocabulary", options.program_bytes},
       {"KV cache", KvStoreBytes(KvShapeOf(config, model.config(),

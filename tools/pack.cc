@@ -28,6 +28,7 @@ struct PackFlags {
   std::string statistics;
   int32_t page_rows = 0;
   int32_t run_rows = 8;
+  bool planes = true;
   int threads = 0;
 };
 
@@ -44,7 +45,7 @@ absl::StatusOr<ImportanceFn> ImportanceOf(const PackFlags& flags) {
 }
 
 absl::StatusOr<PackOptions> OptionsOf(const PackFlags& flags) {
-  PackOptions options{.page_rows = flags.page_rows, .run_rows = flags.run_rows};
+  PackOptions options{.page_rows = flags.page_rows, .run_rows = flags.run_rows, .planes = flags.planes};
   if (flags.order == "original") return options;
   if (!flags.statistics.empty()) {
     ASSIGN_OR_RETURN(options.importance, ImportanceOf(flags));
@@ -57,8 +58,12 @@ absl::StatusOr<PackOptions> OptionsOf(const PackFlags& flags) {
 }
 
 nlohmann::ordered_json Describe(const PackFlags& flags, const PackedFile& packed, uint64_t bytes, double seconds) {
-  uint64_t pages = 0;
-  for (const PackedLayer& layer : packed.layers()) pages += static_cast<uint64_t>(layer.layout.page_count());
+  uint64_t pages = 0, low_bytes = 0;
+  for (const PackedLayer& layer : packed.layers()) {
+    const auto count = static_cast<uint64_t>(layer.layout.page_count());
+    pages += count;
+    if (layer.low_offset > 0) low_bytes += count * layer.layout.low.bytes;
+  }
   const FfnPageLayout& layout = packed.layers()[0].layout;
   return {{"output", flags.output},
           {"bytes", bytes},
@@ -69,15 +74,17 @@ nlohmann::ordered_json Describe(const PackFlags& flags, const PackedFile& packed
           {"page_bytes", layout.page_bytes},
           {"page_rows", layout.page_rows},
           {"run_rows", layout.run_rows},
+          {"low_plane_bytes", low_bytes},
           {"seconds", seconds}};
 }
 
 void PrintSummary(const nlohmann::ordered_json& summary) {
   const auto number = [&](const char* key) { return summary[key].get<uint64_t>(); };
-  fmt::print("{}: {} (source {}), {} layers, {} pages of {} ({} rows), order {}, {:.1f} s\n",
+  fmt::print("{}: {} (source {}; low planes {}), {} layers, {} pages of {} ({} rows), order {}, {:.1f} s\n",
              Printable(summary["output"].get<std::string>()), FormatSize(number("bytes")),
-             FormatSize(number("source_bytes")), number("layers"), number("pages"), FormatSize(number("page_bytes")),
-             number("page_rows"), summary["order"].get<std::string>(), summary["seconds"].get<double>());
+             FormatSize(number("source_bytes")), FormatSize(number("low_plane_bytes")), number("layers"),
+             number("pages"), FormatSize(number("page_bytes")), number("page_rows"),
+             summary["order"].get<std::string>(), summary["seconds"].get<double>());
 }
 
 absl::Status RunPack(const PackFlags& flags, bool json) {
@@ -116,6 +123,8 @@ void AddPackCommand(CLI::App& app, CommandContext* context) {
   command->add_option("--run-rows", flags->run_rows, "Neighbouring rows that share their scales")
       ->check(CLI::IsMember({8, 16, 32}))
       ->capture_default_str();
+  command->add_flag("--planes,!--no-planes", flags->planes,
+                    "Low bit planes once more, for runs that keep high planes in memory (types of 4 to 8 bits)");
   command->add_option("-t,--threads", flags->threads, "Threads (0: all)")->check(CLI::NonNegativeNumber);
   command->add_flag("--json", context->json, "One JSON object on stdout");
   command->callback([flags, context] { context->run = [flags, context] { return RunPack(*flags, context->json); }; });

@@ -24,11 +24,16 @@ struct SynthFlags {
   int32_t layers = 0;
   uint64_t seed = 1;
   bool packed = false;
+  bool planes = true;
   int32_t page_rows = 0;
 };
 
 absl::StatusOr<SynthOptions> OptionsOf(const SynthFlags& flags) {
-  SynthOptions options{.name = flags.shape, .seed = flags.seed, .packed = flags.packed, .page_rows = flags.page_rows};
+  SynthOptions options{.name = flags.shape,
+                       .seed = flags.seed,
+                       .packed = flags.packed,
+                       .page_rows = flags.page_rows,
+                       .planes = flags.planes};
   ASSIGN_OR_RETURN(options.shape, FindSynthShape(flags.shape));
   ASSIGN_OR_RETURN(options.type, ParseQuantType(flags.type));
   if (flags.layers > 0) options.shape.layers = flags.layers;
@@ -85,6 +90,7 @@ void AddSynthCommand(CLI::App& app, CommandContext* context) {
   command->add_flag("--packed", flags->packed, "Write the packed form directly");
   command->add_option("--page-rows", flags->page_rows, "Packed: rows of a page (0: a page of about 64 KiB)")
       ->check(CLI::NonNegativeNumber);
+  command->add_flag("--planes,!--no-planes", flags->planes, "Packed: low bit planes once more, as dogstar pack");
   command->add_option("-o,--output", flags->output, "File to write")->required();
   command->add_flag("--json", context->json, "One JSON object on stdout");
   command->callback([flags, context] { context->run = [flags, context] { return RunSynth(*flags, context->json); }; });
