@@ -1,89 +1,8 @@
 // FFN pages and overlays on every instruction set and thread count against device/reference.
-#include "base/bit_planes.h"
-#include "base/quant_codes.h"
-#include "cpu/test_support.h"
+#include "cpu/ffn_test_support.h"
 
 namespace dogstar {
 namespace {
-
-struct FfnCase {
-  QuantType gate, up, down;
-  int32_t dim, ffn_rows, page_rows, run_rows;
-  FfnActivation activation = FfnActivation::kSilu;
-};
-
-// A layer of random pages: codes, scales and groups of every value.
-class TestLayer {
- public:
-  TestLayer(const FfnCase& shape, uint64_t seed)
-      : layout_(*FfnPageLayout::Make(shape.gate, shape.up, shape.down, shape.dim, shape.ffn_rows, shape.page_rows,
-                                     shape.run_rows)),
-        activation_(shape.activation),
-        random_(seed) {
-    pages_ = *AlignedBuffer::Create(layout_.page_count() * layout_.page_bytes);
-    scales_ = *AlignedBuffer::Create(layout_.down_table_bytes());
-    const auto half = [&] { return FloatToHalf(static_cast<float>(random_.Uniform() - 0.5) * 0.1f); };
-    for (int32_t group = 0; group < layout_.group_count(); ++group) {
-      for (int32_t output = 0; output < layout_.dim; ++output) {
-        const StoredScales scales{half(), half(), static_cast<uint8_t>(random_.Next() % 16),
-                                  static_cast<uint8_t>(random_.Next() % 16)};
-        SetTableScales(layout_.down_type, scales, group, layout_.dim, output, scales_.data());
-      }
-    }
-    for (int32_t p = 0; p < layout_.page_count(); ++p) FillPage(p);
-  }
-
-  const FfnPageLayout& layout() const { return layout_; }
-  FfnParams params(Tensor* capture = nullptr) const { return {layout_, activation_, scales_.data(), capture}; }
-  std::vector<FfnPageRef> pages() const {
-    std::vector<FfnPageRef> refs;
-    for (int32_t p = 0; p < layout_.page_count(); ++p) {
-      FfnPageRef ref;
-      ref.data = pages_.data() + p * layout_.page_bytes;
-      ref.first_row = p * layout_.page_rows;
-      ref.row_count = std::min(layout_.page_rows, layout_.ffn_rows - ref.first_row);
-      ref.run_groups = run_groups_[p].data();
-      refs.push_back(ref);
-    }
-    return refs;
-  }
-
- private:
-  void FillPage(int32_t p) {
-    std::byte* page = pages_.data() + p * layout_.page_bytes;
-    FillRows(layout_.gate_type, page + layout_.gate_offset);
-    FillRows(layout_.up_type, page + layout_.up_offset);
-    std::byte* down = page + layout_.down_offset;
-    if (TraitsOf(layout_.down_type).block_weights == 1) {
-      FillFloats(down);
-    } else {
-      for (uint64_t i = 0; i < layout_.down_panel_bytes * layout_.dim / kPanelRows; ++i) {
-        down[i] = static_cast<std::byte>(random_.Next());
-      }
-    }
-    std::vector<uint16_t> groups;
-    for (int32_t row = 0; row < layout_.page_rows; row += layout_.run_rows) {
-      groups.push_back(static_cast<uint16_t>(random_.Next() % std::max(layout_.group_count(), 1)));
-    }
-    run_groups_.push_back(groups);
-  }
-  void FillRows(QuantType type, std::byte* panels) {
-    const TestMatrix matrix = MakeMatrix(type, layout_.page_rows, layout_.dim, random_.Next() % 1000);
-    std::memcpy(panels, matrix.panels.data(), matrix.panels.size());
-  }
-  void FillFloats(std::byte* down) {
-    for (int32_t o = 0; o < layout_.dim; o += kPanelRows) {
-      const TestMatrix matrix = MakeMatrix(layout_.down_type, kPanelRows, layout_.page_rows, random_.Next() % 1000);
-      std::memcpy(down + o / kPanelRows * layout_.down_panel_bytes, matrix.panels.data(), matrix.panels.size());
-    }
-  }
-
-  FfnPageLayout layout_;
-  FfnActivation activation_;
-  SplitMix64 random_;
-  AlignedBuffer pages_, scales_;
-  std::vector<std::vector<uint16_t>> run_groups_;
-};
 
 // An overlay of some rows of a layer's first page.
 struct TestOverlay {
@@ -147,22 +66,6 @@ struct TestOverlay {
   }
 };
 
-// Runs an FFN; add(job) adds pages or overlays.
-template <typename AddWork>
-std::vector<float> RunFfn(Backend& backend, const FfnParams& params, const std::vector<float>& x, int32_t rows,
-                          const std::vector<float>& before, const AddWork& add) {
-  const FfnPageLayout& layout = params.layout;
-  auto tensor = MakeTensor(backend, rows, layout.dim, x);
-  auto activations = *backend.NewActivations(rows, layout.dim);
-  auto job = *backend.NewFfnJob({rows, layout.dim, layout.page_count() * layout.page_rows, rows});
-  auto out = MakeTensor(backend, rows, layout.dim, before);
-  backend.Prepare(*tensor, rows, activations.get());
-  backend.FfnBegin(params, *activations, rows, job.get());
-  add(job.get());
-  backend.FfnEnd(job.get(), out.get());
-  return ValuesOf(backend, *out);
-}
-
 class FfnTest : public ::testing::TestWithParam<FfnCase> {
  protected:
   const TestLayer layer_{GetParam(), 1};
@@ -212,130 +115,6 @@ TEST_P(FfnTest, CutIntoCallsEqualsOneCall) {
       for (const FfnPageRef& page : pages) backend->FfnAccumulatePages({&page, 1}, job);
     });
     EXPECT_TRUE(SameValues(got, expected)) << backend->Describe();
-  }
-}
-
-// Pages cut in two planes, each in memory of its own.
-class CutPages {
- public:
-  // planes[p % planes.size()]: of page p.
-  CutPages(const TestLayer& layer, const std::vector<PlaneState>& planes) : pages_(layer.pages()) {
-    const FfnPageLayout& layout = layer.layout();
-    planes_.reserve(2 * pages_.size());
-    for (size_t p = 0; p < pages_.size(); ++p) {
-      FfnPageRef& page = pages_[p];
-      page.planes = planes[p % planes.size()];
-      if (page.planes == PlaneState::kWhole) continue;
-      AlignedBuffer& high = planes_.emplace_back(*AlignedBuffer::Create(layout.high.bytes));
-      AlignedBuffer& low = planes_.emplace_back(*AlignedBuffer::Create(std::max<uint64_t>(layout.low.bytes, 64)));
-      SplitPage(layout, page.data, high.data(), layout.low.bytes > 0 ? low.data() : nullptr);
-      page.data = high.data();
-      if (page.planes == PlaneState::kBoth) page.low = low.data();
-    }
-  }
-  std::vector<FfnPageRef>& pages() { return pages_; }
-
- private:
-  std::vector<FfnPageRef> pages_;
-  std::vector<AlignedBuffer> planes_;
-};
-
-TEST_P(FfnTest, BothPlanesAreThePage) {
-  CutPages cut(layer_, {PlaneState::kBoth, PlaneState::kWhole});
-  std::vector<FfnPageRef>& pages = cut.pages();
-  const std::vector<uint64_t> mask((layer_.layout().page_rows + 63) / 64, 0x7ffe'0000'f0f0'ff00);
-  pages[0].row_mask = mask.data();
-  std::vector<FfnPageRef> whole = layer_.pages();
-  whole[0].row_mask = mask.data();
-  for (const int32_t rows : {1, 3, 8, 13}) {
-    const std::vector<float> x = RandomActivations(22, rows * dim_), before = RandomFloats(23, rows * dim_);
-    const std::vector<float> expected = Reference(whole, x, rows, before, false);
-    for (const CpuOptions& options : AllOptions(false)) {
-      auto backend = MakeBackend(options);
-      const std::vector<float> got = RunFfn(*backend, layer_.params(), x, rows, before,
-                                            [&](FfnJob* job) { backend->FfnAccumulatePages(pages, job); });
-      EXPECT_TRUE(SameValues(got, expected)) << backend->Describe() << ", rows " << rows;
-    }
-  }
-}
-
-// The number that a code counts as where its low bits are missing.
-double MeanValue(QuantType type, int code) {
-  const int32_t low = LowPlaneBits(type);
-  double sum = 0;
-  for (int bits = 0; bits < 1 << low; ++bits) sum += CodeValue(type, (code >> low << low) | bits);
-  return sum / (1 << low);
-}
-
-// Weight `column` of row `lane` of a panel without its low bits.
-double MeanWeight(QuantType type, const std::byte* panel, int lane, int32_t column, int32_t cols) {
-  if (IsFloatType(type)) {
-    std::vector<std::byte> row(RowBytes(type, cols));
-    std::vector<float> values(static_cast<size_t>(cols));
-    UnpackPanelRow(type, panel, lane, cols, row.data());
-    DequantizeRow(type, row.data(), cols, values.data());
-    return values[static_cast<size_t>(column)];
-  }
-  const int64_t group = column / ShapeOf(type).group_weights;
-  const GroupScale scale =
-      Combine(type, TableScales(type, panel + PanelScalesOffset(type, cols), group, kPanelRows, lane));
-  return double{scale.d} * MeanValue(type, PanelCode(type, panel, lane, column)) + double{scale.m};
-}
-
-// What a page without its low planes gives one row of x, in double precision.
-std::vector<double> MeanOutputs(const TestLayer& layer, const FfnPageRef& page, std::span<const float> x) {
-  const FfnPageLayout& layout = layer.layout();
-  const auto product = [&](QuantType type, const std::byte* part, int32_t row) {
-    const std::byte* panel = part + row / kPanelRows * PanelBytes(type, layout.dim);
-    double sum = 0;
-    for (int32_t k = 0; k < layout.dim; ++k) sum += x[k] * MeanWeight(type, panel, row % kPanelRows, k, layout.dim);
-    return sum;
-  };
-  std::vector<double> y(static_cast<size_t>(layout.dim));
-  for (int32_t row = 0; row < page.row_count; ++row) {
-    const double gate = product(layout.gate_type, page.data + layout.gate_offset, row);
-    const double z = reference::Activate(layer.params().activation, static_cast<float>(gate)) *
-                     product(layout.up_type, page.data + layout.up_offset, row);
-    for (int32_t o = 0; o < layout.dim; ++o) {
-      const std::byte* panel = page.data + layout.down_offset + o / kPanelRows * layout.down_panel_bytes;
-      if (IsFloatType(layout.down_type)) {
-        y[o] += z * MeanWeight(layout.down_type, panel, o % kPanelRows, row, layout.page_rows);
-        continue;
-      }
-      const GroupScale scale =
-          Combine(layout.down_type, TableScales(layout.down_type, layer.params().down_scales,
-                                                page.run_groups[row / layout.run_rows], layout.dim, o));
-      const int code = PanelCode(layout.down_type, panel, o % kPanelRows, row);
-      y[o] += z * (double{scale.d} * MeanValue(layout.down_type, code) + double{scale.m});
-    }
-  }
-  return y;
-}
-
-double RelativeError(std::span<const float> got, std::span<const double> expected) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    error += std::pow(double{got[i]} - expected[i], 2);
-    norm += std::pow(expected[i], 2);
-  }
-  return std::sqrt(error / norm);
-}
-
-TEST_P(FfnTest, MissingBitsCountAsTheirMean) {
-  CutPages cut(layer_, {PlaneState::kHigh});
-  const std::vector<FfnPageRef> one = {cut.pages()[0]};
-  const std::vector<float> x = RandomFloats(24, dim_), before(dim_);
-  const std::vector<double> expected = MeanOutputs(layer_, layer_.pages()[0], x);
-  std::vector<float> same;
-  for (const CpuOptions& options : AllOptions(false)) {
-    auto backend = MakeBackend(options);
-    const std::vector<float> got =
-        RunFfn(*backend, layer_.params(), x, 1, before, [&](FfnJob* job) { backend->FfnAccumulatePages(one, job); });
-    // Activations of 8 bits; IQ4_NL takes one of two values in place of their mean.
-    const bool table = GetParam().gate == QuantType::kIQ4_NL;
-    EXPECT_LT(RelativeError(got, expected), table ? 0.3 : 0.03) << backend->Describe();
-    if (same.empty()) same = got;
-    EXPECT_TRUE(SameValues(got, same)) << backend->Describe();
   }
 }
 
@@ -652,12 +431,7 @@ INSTANTIATE_TEST_SUITE_P(
         FfnCase{QuantType::kBF16, QuantType::kF32, QuantType::kBF16, 64, 70, 32, 8, FfnActivation::kGeluTanh},
         FfnCase{QuantType::kF32, QuantType::kF32, QuantType::kF32, 32, 64, 32, 16},
         FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kF16, 64, 90, 32, 8}),
-    [](const auto& test) {
-      const FfnCase& c = test.param;
-      return std::string(TraitsOf(c.gate).name) + "_" + std::string(TraitsOf(c.up).name) + "_" +
-             std::string(TraitsOf(c.down).name) + "_" + std::to_string(c.dim) + "_" + std::to_string(c.page_rows) +
-             "_" + std::to_string(c.run_rows);
-    });
+    NameOfCase);
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, ChosenRowsTest,

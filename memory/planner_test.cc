@@ -175,6 +175,57 @@ TEST(PlannerTest, TheOverlayTakesItsShareOfTheRowsAndOnlyThat) {
   EXPECT_EQ(PlanPlacement(model, request)->layers[0].overlay_rows, 0);
 }
 
+// Pages in part: more rows for the same bytes, and no more to read.
+TEST(PlannerTest, HighPlanesAreMoreRowsForTheSameBytes) {
+  ModelShape model = MakeShape({.packed = true});
+  PlanRequest request = RequestOf(0);
+  request.planes = 1;
+  const BudgetMarks marks = MarkBudgets(model, request);
+  for (LayerShape& layer : model.layers) layer.low_planes = true;
+  const FfnPageLayout& pages = model.layers[0].pages;
+  double before = 0;
+  for (uint64_t budget = marks.drafts; budget < marks.everything + kMiB; budget += 300'001) {
+    request.budget_bytes = budget;
+    request.planes = 0;
+    const Placement whole = PlanPlacement(model, request).value();
+    EXPECT_EQ(whole.plane_density, 0);
+    request.planes = 1;
+    const Placement cut = PlanPlacement(model, request).value();
+    EXPECT_LE(cut.planned_bytes, budget);
+    EXPECT_GE(cut.resident_density, whole.resident_density);
+    EXPECT_GE(cut.resident_density, before);
+    EXPECT_NEAR(static_cast<double>(cut.complement_bytes), static_cast<double>(whole.complement_bytes), 300e3);
+    before = cut.resident_density;
+    for (const LayerPlacement& place : cut.layers) {
+      ASSERT_LE(place.resident_pages + place.plane_pages, pages.page_count());
+      // Whole pages before all are there in part would be fewer rows.
+      if (place.resident_pages > 1) {
+        ASSERT_EQ(place.resident_pages + place.plane_pages, pages.page_count());
+      }
+    }
+    if (cut.everything_resident()) {
+      EXPECT_EQ(cut.plane_density, 0);
+    }
+    request.planes = 0.25;
+    const Placement quarter = PlanPlacement(model, request).value();
+    EXPECT_LE(quarter.plane_density, 0.25 + 1e-9);
+    EXPECT_LE(quarter.planned_bytes, budget);
+  }
+  EXPECT_EQ(before, 1);
+}
+
+TEST(PlannerTest, FilesWithoutLowPlanesHaveWholePages) {
+  const ModelShape model = MakeShape({.packed = true});
+  PlanRequest request = RequestOf(0);
+  request.budget_bytes = MarkBudgets(model, request).sensible;
+  const Placement before = PlanPlacement(model, request).value();
+  request.planes = 1;
+  const Placement after = PlanPlacement(model, request).value();
+  EXPECT_EQ(after.plane_density, 0);
+  EXPECT_EQ(after.resident_bytes, before.resident_bytes);
+  EXPECT_EQ(after.complement_bytes, before.complement_bytes);
+}
+
 // Rows of the head that drafts do not use make room for FFN rows.
 TEST(DraftHeadRowsTest, FfnRowsComeBeforeTheRestOfTheHead) {
   const ModelShape model = MakeShape({.packed = true});

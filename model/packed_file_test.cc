@@ -2,6 +2,7 @@
 
 #include <csignal>
 
+#include "base/bit_planes.h"
 #include "base/random.h"
 #include "gmock/gmock.h"
 #include "model/packed_test_support.h"
@@ -204,7 +205,8 @@ TEST(PackedFileTest, ChecksumsCoverEveryByteOfEveryTensor) {
   }
   for (const GgufTensor& tensor : pair.packed_header().tensors()) {
     const TensorChecksums* const checksums = pair.packed().FindChecksums(tensor.name);
-    const bool own = tensor.name.starts_with("dogstar.") || tensor.name.ends_with("ffn_pages");
+    const bool own = tensor.name.starts_with("dogstar.") || tensor.name.ends_with("ffn_pages") ||
+                     tensor.name.ends_with("ffn_low_planes");
     ASSERT_EQ(checksums == nullptr, own) << tensor.name;
     if (own) continue;
     const uint64_t chunk_bytes = static_cast<uint64_t>(checksums->chunk_rows) * (tensor.bytes / tensor.rows());
@@ -215,6 +217,34 @@ TEST(PackedFileTest, ChecksumsCoverEveryByteOfEveryTensor) {
       EXPECT_EQ(ChecksumOf(std::span(bytes).subspan(tensor.offset + first, count)), checksums->checksums[i]);
     }
     EXPECT_GE(checksums->checksums.size() * chunk_bytes, tensor.bytes);
+  }
+}
+
+TEST(PackedFileTest, LowPlanesAreThoseOfThePages) {
+  const TestFolder folder;
+  for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ5_1, QuantType::kQ6_K, QuantType::kQ8_0}) {
+    const Pair pair(folder, SmallModel(type), {.page_rows = 64});
+    const std::vector<std::byte>& bytes = pair.packed_bytes();
+    for (const PackedLayer& layer : pair.packed().layers()) {
+      const FfnPageLayout& layout = layer.layout;
+      ASSERT_GT(layer.low_offset, 0U);
+      ASSERT_EQ(layer.low_checksums.size(), static_cast<size_t>(layout.page_count()));
+      for (size_t page = 0; page < layer.low_checksums.size(); ++page) {
+        std::vector<std::byte> low(layout.low.bytes);
+        SplitPage(layout, &bytes[layer.pages_offset + page * layout.page_bytes], nullptr, low.data());
+        EXPECT_EQ(0, std::memcmp(low.data(), &bytes[layer.low_offset + page * low.size()], low.size())) << page;
+        EXPECT_EQ(ChecksumOf(low), layer.low_checksums[page]);
+      }
+    }
+  }
+}
+
+TEST(PackedFileTest, LowPlanesAreLeftOutWhereNobodyWantsThemOrTypesAreNotCut) {
+  const TestFolder folder;
+  const Pair without(folder, SmallModel(QuantType::kQ4_0), {.planes = false});
+  const Pair floats(folder, SmallModel(QuantType::kF16), {});
+  for (const Pair* pair : {&without, &floats}) {
+    for (const PackedLayer& layer : pair->packed().layers()) EXPECT_EQ(layer.low_offset, 0U);
   }
 }
 

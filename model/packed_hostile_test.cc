@@ -46,6 +46,11 @@ class PackedHostileTest : public ::testing::Test {
       EXPECT_EQ(layer.page_checksums.size(), static_cast<size_t>(layout.page_count()));
       const uint64_t pages_end = layer.pages_offset + layout.page_bytes * static_cast<uint64_t>(layout.page_count());
       EXPECT_LE(pages_end, good_.size());
+      if (layer.low_offset > 0) {
+        EXPECT_GT(layout.low.bytes, 0U);
+        EXPECT_EQ(layer.low_checksums.size(), static_cast<size_t>(layout.page_count()));
+        EXPECT_LE(layer.low_offset + layout.low.bytes * static_cast<uint64_t>(layout.page_count()), good_.size());
+      }
       EXPECT_LE(layer.down_scales_offset + layer.down_scales_bytes, good_.size());
       for (uint16_t group : layer.run_groups) EXPECT_LT(group, std::max(layout.group_count(), 1));
     }

@@ -12,6 +12,7 @@
 namespace dogstar {
 namespace {
 
+using testing_support::BudgetForFfn;
 using testing_support::RunModel;
 using testing_support::RunOutput;
 using testing_support::TestFolder;
@@ -141,6 +142,13 @@ std::vector<Variant> Variants(uint64_t budget) {
          Strict(c, 16, false);
        }},
       {"strict, adaptive", [=](Config* c) { c->budget.ram = budget, Strict(c, 16, true); }},
+      {"strict, whole rows alone",
+       [=](Config* c) { c->budget.ram = budget, c->draft.planes = 0, Strict(c, 6, false); }},
+      {"strict, a third in high planes, lists of rows",
+       [=](Config* c) {
+         c->budget.ram = budget, c->draft.planes = 0.3, c->draft.predictor = "griffin", c->draft.density = 0.4;
+         Strict(c, 6, false);
+       }},
       {"strict, everything resident, density 0.3",
        [=](Config* c) {
          c->draft.density = 0.3;
@@ -210,24 +218,6 @@ GenerationOptions PastTheEnd(int32_t tokens, int32_t logprobs = 0) {
   return {.max_tokens = tokens, .ignore_end = true, .logprobs = logprobs};
 }
 
-// A budget that holds attention, head and half of the FFN, from the planner's own figures.
-uint64_t BudgetForHalfTheFfn(const Config& base) {
-  const auto opened = testing_support::OpenModel(base, 64, 16);
-  CHECK(opened.ok());
-  uint64_t weights = 0;
-  for (const PlanLine& line : opened->engine->placement().lines) {
-    if (line.what.starts_with("FFN")) weights += line.total_bytes / 2;
-    if (line.what.starts_with("attention") || line.what.starts_with("head")) weights += line.total_bytes;
-  }
-  Config config = base;
-  config.budget.ram = 64 * 1024;
-  const absl::Status refused = testing_support::OpenModel(config, 64, 16).status();
-  CHECK(refused.code() == absl::StatusCode::kResourceExhausted);
-  const std::string message(refused.message());
-  const double smallest_mib = std::strtod(message.c_str() + message.find("works is ") + 9, nullptr);
-  return static_cast<uint64_t>(smallest_mib * kMiB) + weights;
-}
-
 class TinyIdentityTest : public testing::TestWithParam<QuantType> {};
 
 TEST_P(TinyIdentityTest, EveryVariantGivesTheDenseTokens) {
@@ -236,7 +226,7 @@ TEST_P(TinyIdentityTest, EveryVariantGivesTheDenseTokens) {
   config.model = testing_support::WriteTinyModel(folder, GetParam(), false);
   config.corrector.mode = RunMode::kDense;
   config.threads = 2;
-  const uint64_t budget = BudgetForHalfTheFfn(config);
+  const uint64_t budget = BudgetForFfn(config, 0.5);
   for (double temperature : {0.0, 0.8}) {
     config.sampling.temperature = temperature;
     ExpectAllEqual(config, "A tiny model says nothing of sense.", PastTheEnd(24), budget);
@@ -250,7 +240,7 @@ class SamplingIdentityTest : public testing::Test {
     config_.model = testing_support::WriteTinyModel(folder_, QuantType::kQ4_0, false);
     config_.corrector.mode = RunMode::kDense;
     config_.threads = 2;
-    budget_ = BudgetForHalfTheFfn(config_);
+    budget_ = BudgetForFfn(config_, 0.5);
   }
   void Penalize(int32_t window) {
     config_.sampling.penalty_window = window;

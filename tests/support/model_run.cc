@@ -56,6 +56,25 @@ absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slot
   return opened;
 }
 
+uint64_t BudgetForFfn(const Config& config, double share) {
+  const auto opened = OpenModel(config, 64, 16);
+  CHECK(opened.ok());
+  double weights = 0;
+  for (const PlanLine& line : opened->engine->placement().lines) {
+    if (line.what.starts_with("FFN")) weights += share * static_cast<double>(line.total_bytes);
+    if (line.what.starts_with("attention") || line.what.starts_with("head")) {
+      weights += static_cast<double>(line.total_bytes);
+    }
+  }
+  Config least = config;
+  least.budget.ram = 64 * 1024;
+  const absl::Status refused = OpenModel(least, 64, 16).status();
+  CHECK(refused.code() == absl::StatusCode::kResourceExhausted);
+  const std::string message(refused.message());
+  const double smallest_mib = std::strtod(message.c_str() + message.find("works is ") + 9, nullptr);
+  return static_cast<uint64_t>(smallest_mib * (1 << 20) + weights);
+}
+
 absl::StatusOr<RunOutput> RunModel(const Config& config, const std::string& prompt, const GenerationOptions& options) {
   const int32_t needed = static_cast<int32_t>(prompt.size()) + options.max_tokens + 8;
   ASSIGN_OR_RETURN(const OpenedModel opened,

@@ -45,6 +45,9 @@ struct OpenedModel {
 absl::StatusOr<OpenedModel> OpenModel(const Config& config, int32_t context_slots, int32_t logit_rows,
                                       int32_t texts = 1);
 
+// A budget that holds attention, head and about this share of the FFN, from the planner's own figures.
+uint64_t BudgetForFfn(const Config& config, double share);
+
 struct RunOutput {
   GenerationResult result;
   std::string text;
