@@ -60,8 +60,21 @@ class CpuBackend : public Backend {
   }
   bool precise() const override { return precise_; }
 
+  bool shares_host_memory() const override { return true; }
+  uint64_t device_bytes() const override { return 0; }
   absl::StatusOr<std::byte*> AllocateMemory(uint64_t bytes) override;
   void FreeMemory(std::byte* memory) override { CHECK(memory == nullptr || memory_.erase(memory) == 1); }
+  absl::Status WriteMemory(std::span<const std::byte> from, std::byte* to) override {
+    if (!from.empty()) std::memcpy(to, from.data(), from.size());
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::unique_ptr<HostMemory>> NewHostMemory(uint64_t bytes) override {
+    ASSIGN_OR_RETURN(AlignedBuffer memory, NewBuffer(bytes));
+    return std::make_unique<CpuHostMemory>(std::move(memory));
+  }
+  absl::Status ReserveStaging(uint64_t) override { return absl::OkStatus(); }
+  absl::StatusOr<DeviceAddress> Stage(std::span<const std::byte> host) override { return host.data(); }
+  void Unstage(Ticket) override {}
 
   absl::StatusOr<std::unique_ptr<Tensor>> NewTensor(int32_t rows, int32_t cols) override;
   absl::StatusOr<std::unique_ptr<Activations>> NewActivations(int32_t rows, int32_t cols) override;

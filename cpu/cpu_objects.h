@@ -41,6 +41,15 @@ class CpuActivations : public Activations {
   ActivationBuffers buffers_;
 };
 
+class CpuHostMemory : public HostMemory {
+ public:
+  explicit CpuHostMemory(AlignedBuffer memory) : memory_(std::move(memory)) {}
+  std::span<std::byte> span() const override { return memory_.span(); }
+
+ private:
+  AlignedBuffer memory_;
+};
+
 class CpuKvStore : public KvStore {
  public:
   CpuKvStore(const KvShape& shape, AlignedBuffer memory) : shape_(shape), memory_(std::move(memory)) {}

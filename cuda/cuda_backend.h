@@ -20,6 +20,8 @@ struct CudaDevice {
 
 struct CudaOptions {
   int device = 0;
+  uint64_t memory_bytes = 0;  // of the device, that the backend may take; 0: all that is free
+  uint64_t pinned_bytes = 0;  // page-locked host memory at most; 0: as much as is asked for
 };
 
 // The devices of this machine. Unimplemented in a build without CUDA; an empty list where there is no GPU.

@@ -5,6 +5,9 @@
 // work is done, except those that say "waits". A Ticket stands for all work enqueued before it was taken.
 // Weight memory handed to an operation must stay untouched until the ticket of that operation is done.
 //
+// Memory: operations read weights from memory of AllocateMemory, or from staged copies of host bytes. A backend that
+// shares host memory (the CPU's) reads host bytes where they are.
+//
 // Determinism: the result for one activation row does not depend on how many rows share the call, on the number of
 // threads, on how work is cut into calls, or on the instruction set. Each operation states its order of summation:
 //   product of a weight row and an activation row, quantized weights (int8 activations):
@@ -86,6 +89,13 @@ struct FfnJobShape {
 class FfnJob {
  public:
   virtual ~FfnJob() = default;
+};
+
+// Memory of the host, 4096-aligned.
+class HostMemory {
+ public:
+  virtual ~HostMemory() = default;
+  virtual std::span<std::byte> span() const = 0;
 };
 
 enum class MatrixLayout {
@@ -243,10 +253,28 @@ class Backend {
   virtual std::string Describe() const = 0;  // "cpu, avx512-vnni, 2 threads"
   virtual bool precise() const = 0;
 
-  // Memory for weights: 4096-aligned, zeroed, host-addressable (reads may go straight into it) on the CPU backend.
-  // ResourceExhausted names the bytes. Freed with the backend or by FreeMemory.
+  // True: weight memory is host memory, which the host may read and write, and staging costs nothing.
+  virtual bool shares_host_memory() const = 0;
+  // Taken of a device's own memory by everything here; 0 where host memory is shared.
+  virtual uint64_t device_bytes() const = 0;
+  // Memory for weights: 4096-aligned, zeroed. ResourceExhausted names the bytes. Freed with the backend or by
+  // FreeMemory.
   virtual absl::StatusOr<std::byte*> AllocateMemory(uint64_t bytes) = 0;
   virtual void FreeMemory(std::byte* memory) = 0;
+  // Copies host bytes into it. Waits.
+  virtual absl::Status WriteMemory(std::span<const std::byte> from, std::byte* to) = 0;
+
+  // Host memory that Stage copies from at full speed (page-locked where there is a device), touched where the backend
+  // touches its memory. ResourceExhausted names the bytes.
+  virtual absl::StatusOr<std::unique_ptr<HostMemory>> NewHostMemory(uint64_t bytes) = 0;
+  // Room for staged copies, at once and once; nothing where host memory is shared.
+  virtual absl::Status ReserveStaging(uint64_t bytes) = 0;
+  // Where operations find these host bytes: the bytes themselves, or a copy that is made before operations enqueued
+  // from now on. The bytes stay untouched until the ticket of the last operation that reads them is done. REQUIRES:
+  // what is staged and not yet given up fits the room.
+  virtual absl::StatusOr<DeviceAddress> Stage(std::span<const std::byte> host) = 0;
+  // The oldest staged bytes are read by no operation after `last`.
+  virtual void Unstage(Ticket last) = 0;
 
   virtual absl::StatusOr<std::unique_ptr<Tensor>> NewTensor(int32_t rows, int32_t cols) = 0;
   virtual absl::StatusOr<std::unique_ptr<Activations>> NewActivations(int32_t rows, int32_t cols) = 0;
@@ -284,8 +312,8 @@ class Backend {
   virtual void Scale(float factor, int32_t rows, Tensor* x) = 0;
   // x[t] = 0
   virtual void Clear(int32_t rows, Tensor* x) = 0;
-  // panels = the matrix `plain` (kPlain) in panel layout; rows beyond plain.rows in the last panel are zero. Both in
-  // host memory; waits.
+  // panels = the matrix `plain` (kPlain, in host memory) in panel layout; rows beyond plain.rows in the last panel are
+  // zero. panels: weight memory. Waits.
   virtual void PackPanels(const MatrixView& plain, std::byte* panels) = 0;
   // z[t, i] = activation(gate[t, i]) * up[t, i]
   virtual void GatedActivation(FfnActivation activation, const Tensor& gate, const Tensor& up, int32_t rows,

@@ -31,6 +31,7 @@ constexpr uint64_t kRingShare = 24;
 constexpr uint64_t kRingEnough = 6 * kMiB, kRingShareAtMost = 12;
 // A read of neighbouring pages or rows; a quarter of the ring at most, so that several are in flight.
 constexpr uint64_t kRangeMax = kMiB;
+constexpr char kHostPages[] = "FFN rows, host memory";
 constexpr double kRounding = 1e-9;  // of shares that are whole numbers of pages
 
 int32_t RoundDown(int64_t value, int32_t step) { return static_cast<int32_t>(value / step * step); }
@@ -87,9 +88,13 @@ WeightBytes WeightBytesOf(const ModelShape& model) {
   return bytes;
 }
 
-uint64_t FixedBytes(const PlanRequest& request) {
+// Of the host, or of the device where one computes.
+uint64_t FixedBytes(const PlanRequest& request, bool on_device) {
   uint64_t bytes = 0;
-  for (const FixedCost& cost : request.fixed) bytes += cost.bytes;
+  for (const FixedCost& cost : request.fixed) {
+    const bool there = request.device_bytes.has_value() && cost.on_device;
+    if (there == on_device) bytes += cost.bytes;
+  }
   return bytes;
 }
 
@@ -108,19 +113,22 @@ constexpr uint64_t kBytesPerRange = 176;
 struct Ring {
   uint64_t bytes = 0;
   uint64_t range_bytes = 0;
-  uint64_t list_bytes = 0;  // of the ranges
+  uint64_t longest_bytes = 0;  // of a range
+  uint64_t list_bytes = 0;     // of the ranges
   uint64_t total() const { return bytes + list_bytes; }
 };
 
 // A ring of about `wanted` bytes: whole I/O blocks, and room for the longest ranges.
-Ring MakeRing(const ModelShape& model, uint64_t wanted) {
+Ring MakeRing(const ModelShape& model, uint64_t wanted, bool for_device) {
   Ring ring;
   ring.range_bytes = std::max(LongestPiece(model), std::min(kRangeMax, wanted / 4));
   uint64_t longest = ring.range_bytes;
   ForEachMatrix(model, [&](const MatrixShape& m) {
     longest = std::max(longest, m.row_bytes() * static_cast<uint64_t>(m.chunk_rows));
   });
-  ring.bytes = std::max(wanted, Pager::MinRingBytes(longest));
+  ring.longest_bytes = longest;
+  // A device's copies hold one more range than operations do.
+  ring.bytes = std::max(wanted, Pager::MinRingBytes(longest) + (for_device ? longest + 2 * kIoAlignment : 0));
   ring.bytes = (ring.bytes + kIoAlignment - 1) / kIoAlignment * kIoAlignment;
   constexpr uint64_t kRangesPerLayer = 8;  // the last one of each matrix is short
   const uint64_t ranges = WeightBytesOf(model).total() / ring.range_bytes + kRangesPerLayer * model.layers.size();
@@ -128,13 +136,16 @@ Ring MakeRing(const ModelShape& model, uint64_t wanted) {
   return ring;
 }
 
-Ring SmallestRing(const ModelShape& model) { return MakeRing(model, kRingMin); }
+Ring SmallestRing(const ModelShape& model, const PlanRequest& request) {
+  return MakeRing(model, kRingMin, request.device_bytes.has_value());
+}
 
 // See planner.h for the formula. `for_weights`: what is left of the budget before the ring.
 Ring ChooseRing(const ModelShape& model, const PlanRequest& request, uint64_t for_weights) {
-  if (request.ring_bytes > 0) return MakeRing(model, request.ring_bytes);
+  const bool for_device = request.device_bytes.has_value();
+  if (request.ring_bytes > 0) return MakeRing(model, request.ring_bytes, for_device);
   const WeightBytes all = WeightBytesOf(model);
-  const Ring smallest = SmallestRing(model);
+  const Ring smallest = SmallestRing(model, request);
   // What is read only once, to load, needs no more.
   if (for_weights >= all.total() + smallest.total() && request.budget_bytes != kNoLimit) return smallest;
   const auto known = [](auto measured, auto common) { return measured > 0 ? measured : common; };
@@ -151,7 +162,7 @@ Ring ChooseRing(const ModelShape& model, const PlanRequest& request, uint64_t fo
   const uint64_t of_budget =
       std::max(request.budget_bytes / kRingShare, std::min(kRingEnough, request.budget_bytes / kRingShareAtMost));
   const uint64_t most = request.budget_bytes == kNoLimit ? kRingMax : std::clamp(of_budget, kRingMin, kRingMax);
-  return MakeRing(model, std::clamp(wanted, kRingMin, most));
+  return MakeRing(model, std::clamp(wanted, kRingMin, most), for_device);
 }
 
 // Walks a placement in the making: takes bytes from what is left, for one part at a time.
@@ -219,6 +230,24 @@ class Filler {
     }
     placement_.resident_density = static_cast<double>(line.resident_bytes) / static_cast<double>(line.total_bytes);
     Close(std::move(line));
+  }
+
+  // Pages that the device does not hold, the same share of each layer, in what is left of host memory.
+  void HostPages(uint64_t* left) {
+    if (!model_.packed) return;
+    PlanLine line{kHostPages, 0, 0, "a full pass takes them over the link, not from the disk"};
+    for (size_t i = 0; i < model_.layers.size(); ++i) line.total_bytes += AbsentPages(i) * PageBytes(i);
+    if (line.total_bytes == 0) return;
+    const double share = std::min(1.0, static_cast<double>(*left) / static_cast<double>(line.total_bytes));
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+      const auto pages = static_cast<uint64_t>(share * static_cast<double>(AbsentPages(i)) + kRounding);
+      placement_.layers[i].host_pages = static_cast<int32_t>(pages);
+      line.resident_bytes += pages * PageBytes(i);
+    }
+    *left -= line.resident_bytes;
+    placement_.complement_bytes -= line.resident_bytes;
+    placement_.host_bytes = line.resident_bytes;
+    placement_.lines.push_back(std::move(line));
   }
 
   Placement Take() { return std::move(placement_); }
@@ -346,6 +375,13 @@ class Filler {
     placement_.plane_density = planes / all;
   }
 
+  uint64_t PageBytes(size_t layer) const { return model_.layers[layer].pages.page_bytes; }
+  uint64_t AbsentPages(size_t layer) const {
+    const LayerPlacement& place = placement_.layers[layer];
+    const int32_t pages = model_.layers[layer].pages.page_count();
+    return static_cast<uint64_t>(pages - place.resident_pages - place.plane_pages);
+  }
+
   const ModelShape& model_;
   uint64_t left_;
   Placement placement_;
@@ -384,6 +420,43 @@ bool DraftsNeedNoDisk(const ModelShape& model, const PlanRequest& request, const
   return true;
 }
 
+// What a device has beside weights, and for them.
+struct DeviceRoom {
+  uint64_t fixed = 0, staging = 0, for_weights = 0;
+};
+
+absl::StatusOr<DeviceRoom> RoomOfDevice(const ModelShape& model, const PlanRequest& request, const Ring& ring) {
+  if (!request.device_bytes) return DeviceRoom{};
+  constexpr uint64_t kTogether = 2;  // ranges that are copied or read at a time
+  DeviceRoom room{.fixed = FixedBytes(request, true), .staging = kTogether * (ring.longest_bytes + kIoAlignment)};
+  const uint64_t needed = room.fixed + room.staging;
+  if (needed > *request.device_bytes) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "{} of device memory are too few for {}: the smallest that works is {} (KV cache, activations and tables {}; "
+        "staging {})",
+        FormatSize(*request.device_bytes), model.name, FormatSize(needed + kMiB - 1), FormatSize(room.fixed),
+        FormatSize(room.staging)));
+  }
+  room.for_weights = *request.device_bytes - needed;
+  return room;
+}
+
+// Fixed costs first, weights in device memory where there is one.
+void AddFixedLines(const PlanRequest& request, const Ring& ring, Placement* placement) {
+  const bool device = request.device_bytes.has_value();
+  for (PlanLine& line : placement->lines) line.on_device = device && line.what != kHostPages;
+  std::vector<PlanLine> lines;
+  for (const FixedCost& cost : request.fixed) {
+    lines.push_back({cost.what, cost.bytes, cost.bytes, "needed by every pass", device && cost.on_device});
+  }
+  if (device) {
+    lines.push_back({"staging", placement->staging_bytes, placement->staging_bytes, "what comes over the link", true});
+  }
+  lines.push_back({"ring", ring.bytes, ring.bytes, "reads in flight while earlier pages compute"});
+  lines.push_back({"lists of reads", ring.list_bytes, ring.list_bytes, "what is read when, and where it goes"});
+  placement->lines.insert(placement->lines.begin(), lines.begin(), lines.end());
+}
+
 absl::Status TooSmall(const ModelShape& model, const PlanRequest& request, uint64_t fixed, const Ring& ring) {
   const auto largest = std::ranges::max_element(request.fixed, {}, &FixedCost::bytes);
   const std::string most = largest != request.fixed.end()
@@ -407,13 +480,15 @@ OverlaySizes OverlaySizesOf(const FfnPageLayout& layout, int32_t rows) {
 
 absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanRequest& request) {
   const bool limited = request.budget_bytes != kNoLimit;
-  const uint64_t fixed = FixedBytes(request);
+  const uint64_t fixed = FixedBytes(request, false);
   const uint64_t for_weights = limited ? request.budget_bytes - std::min(request.budget_bytes, fixed) : kNoLimit / 2;
   Ring ring = ChooseRing(model, request, for_weights);
-  if (ring.total() > for_weights) ring = SmallestRing(model);
+  if (ring.total() > for_weights) ring = SmallestRing(model, request);
   if (ring.total() > for_weights) return TooSmall(model, request, fixed, ring);
 
-  const uint64_t available = for_weights - ring.total();
+  uint64_t host = for_weights - ring.total();
+  ASSIGN_OR_RETURN(const DeviceRoom device, RoomOfDevice(model, request, ring));
+  const uint64_t available = request.device_bytes ? device.for_weights : host;
   Filler filler(model, available);
   filler.Attention();
   if (request.draft_head_rows > 0) {
@@ -427,38 +502,41 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
     filler.PlainFfn();
   }
   if (request.draft_head_rows > 0) filler.Head();
+  const uint64_t taken = available - filler.left();
+  if (request.device_bytes) {
+    filler.HostPages(&host);
+  } else {
+    host -= taken;
+  }
   Placement placement = filler.Take();
-  placement.planned_bytes = fixed + ring.total() + (available - filler.left());
+  placement.planned_bytes = fixed + for_weights - host;
+  if (request.device_bytes) placement.device_planned_bytes = device.fixed + device.staging + taken;
+  placement.staging_bytes = device.staging;
   placement.range_bytes = ring.range_bytes;
+  placement.longest_range_bytes = ring.longest_bytes;
   placement.ring_bytes = ring.bytes;
   placement.drafts_need_no_disk = DraftsNeedNoDisk(model, request, placement);
   SetChunks(model, &placement);
-  std::vector<PlanLine> lines;
-  for (const FixedCost& cost : request.fixed) {
-    lines.push_back({cost.what, cost.bytes, cost.bytes, "needed by every pass"});
-  }
-  lines.push_back({"ring", ring.bytes, ring.bytes, "reads in flight while earlier pages compute"});
-  lines.push_back({"lists of reads", ring.list_bytes, ring.list_bytes, "what is read when, and where it goes"});
-  placement.lines.insert(placement.lines.begin(), lines.begin(), lines.end());
+  AddFixedLines(request, ring, &placement);
   return placement;
 }
 
 BudgetMarks MarkBudgets(const ModelShape& model, const PlanRequest& request) {
-  const uint64_t fixed = FixedBytes(request);
+  const uint64_t fixed = FixedBytes(request, false);
   const WeightBytes weights = WeightBytesOf(model);
   // The ring that a budget holding these weights would choose, which depends on the budget: found in two steps.
   const auto with_ring = [&](uint64_t resident) {
     PlanRequest at = request;
-    at.budget_bytes = fixed + resident + SmallestRing(model).total();
+    at.budget_bytes = fixed + resident + SmallestRing(model, request).total();
     at.budget_bytes = fixed + resident + ChooseRing(model, at, at.budget_bytes - fixed).total();
     return fixed + resident + ChooseRing(model, at, at.budget_bytes - fixed).total();
   };
   BudgetMarks marks;
-  marks.smallest = fixed + SmallestRing(model).total();
+  marks.smallest = fixed + SmallestRing(model, request).total();
   marks.drafts = with_ring(weights.attention + weights.head);
   marks.sensible = with_ring(weights.attention + weights.head +
                              static_cast<uint64_t>(kSensibleDensity * static_cast<double>(weights.ffn)));
-  marks.everything = fixed + weights.total() + SmallestRing(model).total();
+  marks.everything = fixed + weights.total() + SmallestRing(model, request).total();
   return marks;
 }
 

@@ -10,12 +10,16 @@
 //      pages behind the whole ones keep their high planes: drafts use them, full passes read their low planes alone
 // Where a matrix does not fit whole its first rows stay; no byte of the budget lies idle.
 //
+// Where a device computes, tier 0 is its memory (PlanRequest::device_bytes) and the budget is the host's: what is left
+// of it holds FFN pages behind the device's own, which full passes take over the link instead of from the disk.
+//
 // The ring holds what the disk reads while nothing is released, so that it never stops:
 //   reads in flight + disk bandwidth * (bytes of the longest stretch of resident weights / (memory bandwidth / 3))
 // More than that is worth as much as resident weights in a full pass and nothing in a draft.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +33,7 @@ namespace dogstar {
 struct FixedCost {
   std::string what;
   uint64_t bytes = 0;
+  bool on_device = false;  // in its memory, where a device computes
 };
 
 // What a machine gives, as far as the size of the ring is concerned; 0: not known, a common machine is assumed.
@@ -40,6 +45,7 @@ struct StreamRates {
 
 struct PlanRequest {
   uint64_t budget_bytes = kNoLimit;
+  std::optional<uint64_t> device_bytes;  // of a device that computes; none: the host does
   std::vector<FixedCost> fixed;
   // Share of the bytes for FFN rows that goes to the overlay instead of the prefix, 0..0.5. Packed files only.
   double overlay_share = 0;
@@ -63,6 +69,7 @@ struct LayerPlacement {
   MatrixPlacement gate, up, down;  // plain files
   int32_t resident_pages = 0;      // packed files: the prefix
   int32_t plane_pages = 0;         // behind it: pages whose high planes are resident
+  int32_t host_pages = 0;          // behind both: pages in host memory, where a device computes
   int32_t overlay_rows = 0;        // multiple of kPanelRows
 };
 
@@ -71,6 +78,7 @@ struct PlanLine {
   uint64_t resident_bytes = 0;
   uint64_t total_bytes = 0;
   std::string reason;
+  bool on_device = false;
 };
 
 struct Placement {
@@ -78,16 +86,20 @@ struct Placement {
   MatrixPlacement head;
   uint64_t ring_bytes = 0;           // > 0: loading goes through it too
   uint64_t range_bytes = 0;          // longest run of pages or rows that is one read
+  uint64_t longest_range_bytes = 0;  // of any that streams
   uint64_t complement_bytes = 0;     // read by each full pass
+  uint64_t host_bytes = 0;           // weights in host memory that each full pass takes over the link
+  uint64_t staging_bytes = 0;        // of a device, for what comes over the link
   uint64_t resident_bytes = 0;       // weights in tier 0 that a full pass uses (all but the overlay)
   uint64_t draft_bytes = 0;          // weights in tier 0 that a draft with every resident row uses
-  uint64_t planned_bytes = 0;        // all of it, fixed costs included
+  uint64_t planned_bytes = 0;        // all of it, fixed costs included; where a device computes: of the host
+  uint64_t device_planned_bytes = 0;
   bool drafts_need_no_disk = false;  // packed, with attention resident, and the head or one for drafts
   double resident_density = 1;       // share of FFN rows in tier 0: prefix, high planes and overlay, over all layers
   double plane_density = 0;          // high planes alone
   std::vector<PlanLine> lines;       // who gets how much, fixed costs first, and why
 
-  bool everything_resident() const { return complement_bytes == 0; }
+  bool everything_resident() const { return complement_bytes == 0 && host_bytes == 0; }
 };
 
 // ResourceExhausted names the smallest budget that works.

@@ -50,16 +50,19 @@ struct Weights::Loader {
     MatrixView plain;                    // rows > 0: pack into panels
     const FfnPageLayout* cut = nullptr;  // pages of which the high planes are kept; null: bytes as they are
     std::byte* destination = nullptr;
+    bool to_host = false;  // destination is host memory
   };
 
   const ModelFile& model;
   const Placement& placement;
   Backend* backend;
   Weights* weights;
-  uint64_t arena_used = 0;
+  uint64_t arena_used = 0, host_used = 0;
   std::vector<StreamRange> ranges;
   std::vector<Action> actions;
-  std::unordered_map<std::string, int32_t> first_piece_of;  // by tensor with checksums
+  std::unordered_map<std::string, int32_t> first_piece_of;                       // by tensor with checksums
+  std::vector<std::pair<std::span<const std::byte>, std::byte*>> vector_copies;  // norms and biases, and where they go
+  std::vector<std::byte> high_planes;                                            // of one range
 
   uint64_t ArenaBytes() const {
     uint64_t bytes = TableBytes(model);
@@ -73,7 +76,7 @@ struct Weights::Loader {
                  MatrixArenaBytes(*layer.down, place.down);
       } else {
         const FfnPageLayout& pages = model.packed()->layers()[i].layout;
-        bytes += kIoAlignment + static_cast<uint64_t>(place.resident_pages) * pages.page_bytes + kCacheLine +
+        bytes += static_cast<uint64_t>(place.resident_pages) * pages.page_bytes +
                  static_cast<uint64_t>(place.plane_pages) * pages.high.bytes;
       }
     }
@@ -176,7 +179,9 @@ struct Weights::Loader {
     Resident(pages, place.resident_pages, &part);
     const int32_t planes_end = place.resident_pages + place.plane_pages;
     if (place.plane_pages > 0) HighPlanes(pages, place.resident_pages, planes_end, &part);
-    ForEachPageRun(pages, planes_end, layer.layout.page_count(), [&](const StreamRange& range, int32_t, int32_t count) {
+    const int32_t host_end = planes_end + place.host_pages;
+    HostPages(pages, planes_end, host_end, &part);
+    ForEachPageRun(pages, host_end, layer.layout.page_count(), [&](const StreamRange& range, int32_t, int32_t count) {
       weights->schedule_.push_back(range);
       part.streamed_runs.push_back(count);
     });
@@ -192,6 +197,17 @@ struct Weights::Loader {
     for (int32_t page = 0; page < count; ++page) {
       part->resident.push_back(PageRefOf(*part->layer, page, memory + static_cast<uint64_t>(page) * pages.bytes));
     }
+  }
+
+  // Pages [begin, end) in host memory.
+  void HostPages(const Pages& pages, int32_t begin, int32_t end, FfnPart* part) {
+    ForEachPageRun(pages, begin, end, [&](const StreamRange& range, int32_t, int32_t) {
+      std::byte* const memory = weights->host_->span().data() + host_used;
+      host_used += range.bytes;
+      ranges.push_back(range);
+      actions.push_back({.destination = memory, .to_host = true});
+      part->host_runs.push_back({memory, range.bytes});
+    });
   }
 
   // Pages [begin, end): high planes stay, low ones stream.
@@ -230,7 +246,7 @@ struct Weights::Loader {
   DeviceAddress Vector(const std::vector<float>& values) {
     if (values.empty()) return nullptr;
     std::byte* place = Take(values.size() * sizeof(float), kCacheLine);
-    std::memcpy(place, values.data(), values.size() * sizeof(float));
+    vector_copies.push_back({std::as_bytes(std::span(values)), place});
     return place;
   }
 
@@ -264,14 +280,18 @@ struct Weights::Loader {
     if (model.config().tied_head && weights->head_.chunk_rows.empty()) weights->embedding_ = weights->head_.resident;
   }
 
-  static void KeepHighPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages, std::byte* to) {
-    for (uint64_t at = 0; at < pages.size(); at += layout.page_bytes, to += layout.high.bytes) {
-      SplitPage(layout, pages.data() + at, to, nullptr);
+  absl::Status KeepHighPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages, std::byte* to) {
+    high_planes.resize(pages.size() / layout.page_bytes * layout.high.bytes);
+    std::byte* plane = high_planes.data();
+    for (uint64_t at = 0; at < pages.size(); at += layout.page_bytes, plane += layout.high.bytes) {
+      SplitPage(layout, pages.data() + at, plane, nullptr);
     }
+    return backend->WriteMemory(high_planes, to);
   }
 
   absl::Status Read(PageReader* reader, std::span<std::byte> ring,
                     const std::function<void(uint64_t, uint64_t)>& progress) {
+    for (const auto& [values, place] : vector_copies) RETURN_IF_ERROR(backend->WriteMemory(values, place));
     uint64_t total = 0, done = 0;
     for (const StreamRange& range : ranges) total += range.bytes;
     Pager pager(reader, ring, weights->pager_options_);
@@ -282,9 +302,11 @@ struct Weights::Loader {
         action.plain.data = bytes.data();
         backend->PackPanels(action.plain, action.destination);
       } else if (action.cut != nullptr) {
-        KeepHighPlanes(*action.cut, bytes, action.destination);
-      } else {
+        RETURN_IF_ERROR(KeepHighPlanes(*action.cut, bytes, action.destination));
+      } else if (action.to_host) {
         std::memcpy(action.destination, bytes.data(), bytes.size());
+      } else {
+        RETURN_IF_ERROR(backend->WriteMemory(bytes, action.destination));
       }
       RETURN_IF_ERROR(pager.Release());
       done += bytes.size();
@@ -297,7 +319,9 @@ struct Weights::Loader {
 uint64_t Weights::TableBytes(const ModelFile& model) {
   uint64_t bytes = VectorsBytes(model);
   if (model.packed() != nullptr) {
-    for (const PackedLayer& layer : model.packed()->layers()) bytes += AlignUp(layer.down_scales_bytes, kCacheLine);
+    for (const PackedLayer& layer : model.packed()->layers()) {
+      bytes += AlignUp(layer.down_scales_bytes, kCacheLine) + kIoAlignment + kCacheLine;  // pages begin at multiples
+    }
   }
   return bytes;
 }
@@ -313,8 +337,11 @@ absl::StatusOr<std::unique_ptr<Weights>> Weights::Load(const ModelFile& model, c
   auto weights = std::unique_ptr<Weights>(new Weights(backend));
   weights->pager_options_.path = model.path();
   weights->pager_options_.verify = verify;
-  Loader loader{model, placement, backend, weights.get(), 0, {}, {}, {}};
+  Loader loader{.model = model, .placement = placement, .backend = backend, .weights = weights.get()};
   ASSIGN_OR_RETURN(weights->arena_, backend->AllocateMemory(loader.ArenaBytes()));
+  if (placement.host_bytes > 0) {
+    ASSIGN_OR_RETURN(weights->host_, backend->NewHostMemory(placement.host_bytes));
+  }
   loader.Layout();
   CHECK(loader.arena_used <= loader.ArenaBytes());
   RETURN_IF_ERROR(loader.Read(reader, ring, progress));

@@ -41,10 +41,12 @@ using LayerVectors = std::array<DeviceAddress, kLayerVectors>;
 struct FfnPart {
   const PackedLayer* layer = nullptr;
   DeviceAddress down_scales = nullptr;
-  std::vector<FfnPageRef> resident;    // the prefix, in file order
-  std::vector<FfnPageRef> planes;      // behind it: pages whose high planes are resident (PlaneState::kHigh)
-  std::vector<int32_t> low_runs;       // streamed low planes of these, pages of each range
-  std::vector<int32_t> streamed_runs;  // pages of each streamed range, in file order after both
+  std::vector<FfnPageRef> resident;  // the prefix, in file order
+  std::vector<FfnPageRef> planes;    // behind it: pages whose high planes are resident (PlaneState::kHigh)
+  std::vector<int32_t> low_runs;     // streamed low planes of these, pages of each range
+  // Behind both, where a device computes: neighbouring pages in host memory, in runs of at most a range.
+  std::vector<std::span<const std::byte>> host_runs;
+  std::vector<int32_t> streamed_runs;  // pages of each streamed range, in file order after all of these
 
   // What drafts may use: prefix and high planes.
   std::vector<FfnPageRef> DraftPages() const;
@@ -87,6 +89,7 @@ class Weights {
 
   Backend* backend_;
   std::byte* arena_ = nullptr;
+  std::unique_ptr<HostMemory> host_;  // pages behind a device's own; null: none
   std::vector<MatrixPart> matrices_;
   MatrixPart head_;
   MatrixView embedding_;

@@ -14,6 +14,7 @@
 #include "fmt/ranges.h"
 #include "predictors/predictor.h"
 #include "predictors/selection.h"
+#include "runtime/devices.h"
 #include "yaml-cpp/yaml.h"
 
 namespace dogstar {
@@ -338,6 +339,13 @@ std::vector<ConfigKey> MakeKeys() {
                       kKvTypes, "f16, f32, q8_0", [](Config & c) -> auto& { return c.kv_type; })});
   keys.push_back({"precise", "float32 activations: slow, the reference", "true or false",
                   BoolSetter([](Config & c) -> auto& { return c.precise; })});
+  keys.push_back({"device", "what computes; auto: the first GPU where budget.vram is given, else the CPU",
+                  "auto, cpu, cuda, cuda:NUMBER, simulated, simulated:SIZE",
+                  [](std::string_view value, Config* config) -> absl::Status {
+                    RETURN_IF_ERROR(ParseDevice(value).status());
+                    config->device = std::string(value);
+                    return absl::OkStatus();
+                  }});
   keys.push_back({"budget.ram", "memory that the whole program stays below", kSize,
                   [](std::string_view value, Config* config) -> absl::Status {
                     ASSIGN_OR_RETURN(const uint64_t bytes, ParseSize(value));

@@ -39,8 +39,9 @@ struct Config {
   int32_t context_keep = 0;  // first tokens that a sliding context never drops
   KvPrecision kv_type = KvPrecision::kF16;
   bool precise = false;
-  std::string tiers;      // what `dogstar probe` measured; empty: tiers.json in cache_dir, where there is one
-  std::string cache_dir;  // packed files go here when the model's folder cannot be written; empty: nowhere else
+  std::string device = "auto";  // what computes (runtime/devices.h)
+  std::string tiers;            // what `dogstar probe` measured; empty: tiers.json in cache_dir, where there is one
+  std::string cache_dir;        // packed files go here when the model's folder cannot be written; empty: nowhere else
   struct {
     std::optional<uint64_t> ram;  // bytes; none: no limit
     uint64_t vram = 0;

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
+#include "base/aligned_buffer.h"
 #include "base/panel.h"
 #include "base/units.h"
-#include "cpu/cpu_backend.h"
 #include "fmt/format.h"
+#include "runtime/devices.h"
 #include "runtime/packed_form.h"
 #include "runtime/row_norms.h"
 #include "runtime/run_plan.h"
@@ -44,15 +45,13 @@ Engine::Engine(const Config& config, const ModelFile* model, const Options& opti
       model_(model),
       options_(options),
       accountant_(config.budget.ram.value_or(kNoLimit)),
+      device_accountant_(HasDeviceMemory(config) ? config.budget.vram : kNoLimit),
       kv_cache_(KvSlots(config, options.mode, options.context_slots, options.texts)) {}
 
 Engine::~Engine() = default;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Config& config, const ModelFile* model,
                                                        const Options& options, const Hooks& hooks) {
-  if (config.budget.vram > 0) {
-    return absl::UnimplementedError("budget.vram: this build computes on the CPU; leave it at 0");
-  }
   auto engine = std::unique_ptr<Engine>(new Engine(config, model, options));
   RETURN_IF_ERROR(engine->Build(hooks));
   return engine;
@@ -86,7 +85,10 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   placement_ = std::move(plan.placement);
   gathered_rows_ = std::move(plan.gathered_rows);
   draft_vocabulary_ = plan.draft_vocabulary;
-  for (const PlanLine& line : placement_.lines) RETURN_IF_ERROR(accountant_.Reserve(line.what, line.resident_bytes));
+  for (const PlanLine& line : placement_.lines) {
+    Accountant& accountant = line.on_device ? device_accountant_ : accountant_;
+    RETURN_IF_ERROR(accountant.Reserve(line.what, line.resident_bytes));
+  }
   return CheckDrafts(hooks);
 }
 
@@ -199,19 +201,17 @@ absl::Status Engine::Build(const Hooks& hooks) {
         "draft.predictor {} needs the full model's values before it drafts: only eval --task sparsity has them",
         choices_.predictor->name()));
   }
-  ASSIGN_OR_RETURN(backend_, NewCpuBackend({.threads = ThreadsOf(config_),
-                                            .precise = config_.precise,
-                                            .touch_memory = config_.budget.ram.has_value()}));
+  ASSIGN_OR_RETURN(backend_, NewBackend(config_));
   RETURN_IF_ERROR(Plan(hooks));
-  ASSIGN_OR_RETURN(ring_, AlignedBuffer::Create(placement_.ring_bytes));
   // What a budget promises is taken at once: what the machine lacks shows now, not in the middle of a text.
-  if (config_.budget.ram) RETURN_IF_ERROR(ring_.Touch());
+  ASSIGN_OR_RETURN(ring_, backend_->NewHostMemory(placement_.ring_bytes));
+  RETURN_IF_ERROR(backend_->ReserveStaging(placement_.staging_bytes));
 
   ReaderOptions reader_options;
   reader_options.engine = config_.io.engine;
   reader_options.direct = config_.io.direct;
   reader_options.queue_depth = static_cast<size_t>(config_.io.queue_depth);
-  reader_options.buffer = ring_.span();
+  reader_options.buffer = ring_->span();
   std::vector<std::string> notes;
   ASSIGN_OR_RETURN(reader_, OpenPageReader(model_->path(), reader_options, &notes));
   for (const std::string& note : notes) Note(hooks, note);
@@ -221,12 +221,12 @@ absl::Status Engine::Build(const Hooks& hooks) {
     if (hooks.progress) hooks.progress("loading", done, total);
     loaded_bytes_ = done;
   };
-  ASSIGN_OR_RETURN(weights_, Weights::Load(*model_, placement_, backend_.get(), reader_.get(), ring_.span(),
+  ASSIGN_OR_RETURN(weights_, Weights::Load(*model_, placement_, backend_.get(), reader_.get(), ring_->span(),
                                            config_.io.verify, progress));
   Pager::Options pager_options = weights_->pager_options();
   pager_options.note = hooks.note;
   pager_options.trace = options_.trace;
-  pager_ = std::make_unique<Pager>(reader_.get(), ring_.span(), std::move(pager_options));
+  pager_ = std::make_unique<Pager>(reader_.get(), ring_->span(), std::move(pager_options));
   GiveRowNorms(*weights_, ThreadsOf(config_), choices_.predictor.get());
   RETURN_IF_ERROR(CreateOverlay());
   if (!gathered_rows_.empty()) {

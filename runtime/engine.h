@@ -14,7 +14,6 @@
 #include <string_view>
 #include <vector>
 
-#include "base/aligned_buffer.h"
 #include "base/status.h"
 #include "device/backend.h"
 #include "io/page_reader.h"
@@ -102,8 +101,10 @@ class Engine {
   const Weights& weights() const { return *weights_; }
   const Placement& placement() const { return placement_; }
   const Accountant& accountant() const { return accountant_; }
+  const Accountant& device_accountant() const { return device_accountant_; }  // of a device's memory
   // Loading and passes together.
   uint64_t disk_bytes() const { return loaded_bytes_ + pager_->stats().bytes_read; }
+  uint64_t link_bytes() const { return forward_->link_bytes(); }
   double io_wait_seconds() const { return pager_->stats().wait_seconds; }
   // Reader, and what speaks for it.
   std::string DescribeIo() const;
@@ -122,7 +123,7 @@ class Engine {
   Config config_;
   const ModelFile* model_;
   Options options_;
-  Accountant accountant_;
+  Accountant accountant_, device_accountant_;
   bool can_draft_ = false;
   HarvestMode harvest_ = HarvestMode::kOff;
   uint64_t loaded_bytes_ = 0;
@@ -133,7 +134,7 @@ class Engine {
   DraftChoices choices_;
   // Order of destruction matters: the pager waits for reads into the ring before the ring and the reader go.
   std::unique_ptr<Backend> backend_;
-  AlignedBuffer ring_;
+  std::unique_ptr<HostMemory> ring_;
   ReaderChoice reader_choice_;
   std::unique_ptr<PageReader> reader_;
   std::unique_ptr<Weights> weights_;

@@ -26,7 +26,8 @@ Forward::Forward(const ModelFile* model, const Weights* weights, Backend* backen
       backend_(backend),
       pager_(pager),
       kv_(kv),
-      limits_(limits) {}
+      limits_(limits),
+      staged_(backend, pager) {}
 
 uint64_t Forward::Bytes(const ModelFile& model, const Backend& backend, const Limits& limits) {
   const ModelConfig& c = model.config();
@@ -78,7 +79,10 @@ absl::Status Forward::Allocate() {
 absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
   CHECK(batch.rows() <= limits_.batch_rows && batch.logit_rows <= limits_.logit_rows);
   const TraceScope pass(trace_, Trace::Track::kPass, "full pass", {.rows = batch.rows()});
-  if (!pass_begun_) RETURN_IF_ERROR(pager_->Begin(weights_->schedule()));
+  if (!pass_begun_) {
+    staged_.Forget();
+    RETURN_IF_ERROR(pager_->Begin(weights_->schedule()));
+  }
   pass_begun_ = false;
   layer_pass_->Begin(&batch);
   RETURN_IF_ERROR(Embed(batch));
@@ -89,6 +93,7 @@ absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
     RETURN_IF_ERROR(Ffn(layer, batch, observer));
   }
   RETURN_IF_ERROR(Head(batch, nullptr));
+  RETURN_IF_ERROR(staged_.Drain());
   // The next full pass streams the same ranges: its first reads run while tokens are chosen and drafts are made.
   RETURN_IF_ERROR(pager_->Begin(weights_->schedule()));
   pass_begun_ = true;
@@ -145,7 +150,12 @@ absl::Status Forward::GatherToken(TokenId token) {
   embedding_bytes_.resize(table.row_bytes());
   RETURN_IF_ERROR(
       model_->ReadBytes(table.offset + static_cast<uint64_t>(ToInt(token)) * table.row_bytes(), embedding_bytes_));
-  return gather({table.type, MatrixLayout::kPlain, 1, table.cols, embedding_bytes_.data()}, 0);
+  ASSIGN_OR_RETURN(const DeviceAddress row, backend_->Stage(embedding_bytes_));
+  RETURN_IF_ERROR(gather({table.type, MatrixLayout::kPlain, 1, table.cols, row}, 0));
+  const Ticket done = backend_->Now();
+  backend_->Unstage(done);
+  backend_->Wait(done);  // the bytes are overwritten by the next token's
+  return absl::OkStatus();
 }
 
 absl::Status Forward::Attention(LayerIndex layer, const Batch& batch) {
@@ -213,16 +223,31 @@ absl::Status Forward::CutPages(LayerIndex layer, const FfnPart& part) {
   std::vector<FfnPageRef> pages;
   auto next = part.planes.begin();
   for (int32_t count : part.low_runs) {
-    ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, pager_->Next());
+    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.Next());
     pages.assign(next, next + count);
     next += count;
     for (size_t i = 0; i < pages.size(); ++i) {
       pages[i].planes = PlaneState::kBoth;
-      pages[i].low = bytes.data() + i * part.layer->layout.low.bytes;
+      pages[i].low = data + i * part.layer->layout.low.bytes;
     }
     const TraceScope scope = Compute("streamed low planes", layer);
-    backend_->Wait(backend_->FfnAccumulatePages(pages, ffn_job_.get()));
-    RETURN_IF_ERROR(pager_->Release());
+    RETURN_IF_ERROR(staged_.Used(backend_->FfnAccumulatePages(pages, ffn_job_.get())));
+  }
+  return absl::OkStatus();
+}
+
+// Pages in host memory, over the link. page: the first of them; then the one behind.
+absl::Status Forward::HostPages(LayerIndex layer, const FfnPart& part, int32_t* page) {
+  const uint64_t page_bytes = part.layer->layout.page_bytes;
+  std::vector<FfnPageRef> pages;
+  for (const std::span<const std::byte> run : part.host_runs) {
+    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.NextOf(run));
+    pages.clear();
+    for (uint64_t at = 0; at < run.size(); at += page_bytes) {
+      pages.push_back(PageRefOf(*part.layer, (*page)++, data + at));
+    }
+    const TraceScope scope = Compute("pages of host memory", layer);
+    RETURN_IF_ERROR(staged_.Used(backend_->FfnAccumulatePages(pages, ffn_job_.get())));
   }
   return absl::OkStatus();
 }
@@ -244,13 +269,13 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
   if (!part.resident.empty()) backend_->FfnAccumulatePages(part.resident, ffn_job_.get());
   RETURN_IF_ERROR(CutPages(layer, part));
   auto page = static_cast<int32_t>(part.resident.size() + part.planes.size());
+  RETURN_IF_ERROR(HostPages(layer, part, &page));
   std::vector<FfnPageRef> pages;
   for (int32_t count : part.streamed_runs) {
-    ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, pager_->Next());
+    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.Next());
     pages.clear();
     for (int32_t i = 0; i < count; ++i, ++page) {
-      pages.push_back(
-          PageRefOf(*part.layer, page, bytes.data() + static_cast<uint64_t>(i) * part.layer->layout.page_bytes));
+      pages.push_back(PageRefOf(*part.layer, page, data + static_cast<uint64_t>(i) * part.layer->layout.page_bytes));
     }
     const TraceScope scope = Compute("streamed pages", layer);
     const Ticket done = backend_->FfnAccumulatePages(pages, ffn_job_.get());
@@ -262,8 +287,7 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
       }
       observer->OnStreamedPages(layer, pages, values, rows, capture_cols_);
     }
-    backend_->Wait(done);  // a slot is refilled only when its kernel is done
-    RETURN_IF_ERROR(pager_->Release());
+    RETURN_IF_ERROR(staged_.Used(done));
   }
   layer_pass_->EndFfn(LayerOf(layer), ffn_job_.get(), nullptr, x_.get());
   if (captures) {
@@ -338,12 +362,10 @@ absl::Status Forward::Product(const MatrixPart& matrix, const Activations& x, in
   int32_t first_row = matrix.resident.rows;
   if (first_row > 0) backend_->MatMul(matrix.resident, x, rows, 0, out);
   for (int32_t chunk_rows : matrix.chunk_rows) {
-    ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, pager_->Next());
+    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.Next());
     const TraceScope scope(trace_, Trace::Track::kCompute, "streamed rows", {.rows = chunk_rows});
-    backend_->MatMul({matrix.type, MatrixLayout::kPlain, chunk_rows, matrix.cols, bytes.data()}, x, rows, first_row,
-                     out);
-    backend_->Wait(backend_->Now());
-    RETURN_IF_ERROR(pager_->Release());
+    backend_->MatMul({matrix.type, MatrixLayout::kPlain, chunk_rows, matrix.cols, data}, x, rows, first_row, out);
+    RETURN_IF_ERROR(staged_.Used(backend_->Now()));
     first_row += chunk_rows;
   }
   return absl::OkStatus();

@@ -22,6 +22,7 @@
 #include "runtime/draft_rows.h"
 #include "runtime/layer_pass.h"
 #include "runtime/score_maps.h"
+#include "runtime/staged_ranges.h"
 
 namespace dogstar {
 
@@ -99,6 +100,9 @@ class Forward {
   // What drafts whose tokens choose have used since the last call of it, summed over layers and passes.
   FfnUse TakeDraftUse() { return std::exchange(draft_use_, {}); }
 
+  // Bytes of weights that went over the link.
+  uint64_t link_bytes() const { return staged_.copied_bytes(); }
+
   // Logits of the last pass: index 0 is the first of its logit_rows. [vocab_size]
   absl::Status Logits(int32_t index, std::span<float> logits);
 
@@ -117,6 +121,7 @@ class Forward {
                     Tensor* out);
   absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status CutPages(LayerIndex layer, const FfnPart& part);
+  absl::Status HostPages(LayerIndex layer, const FfnPart& part, int32_t* page);
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
   // scores: of a choice by RowScore::kGiven, else empty.
@@ -142,6 +147,7 @@ class Forward {
   Pager* pager_;
   KvStore* kv_;
   Limits limits_;
+  StagedRanges staged_;
   Trace* trace_ = nullptr;
   bool pass_begun_ = false;  // the pager already streams the next full pass
 

@@ -51,7 +51,7 @@ absl::Status LowRankProducts::Load(const LowRankMap& map, float shift, Map* to) 
   ASSIGN_OR_RETURN(std::byte* const bias, backend_->AllocateMemory(map.bias.size() * sizeof(float)));
   std::vector<float> shifted = map.bias;
   for (float& value : shifted) value += shift;
-  std::memcpy(bias, shifted.data(), shifted.size() * sizeof(float));
+  RETURN_IF_ERROR(backend_->WriteMemory(std::as_bytes(std::span<const float>(shifted)), bias));
   to->bias = bias;
   return absl::OkStatus();
 }

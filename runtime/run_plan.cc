@@ -12,6 +12,7 @@
 #include "memory/forecast.h"
 #include "memory/gathered_rows.h"
 #include "memory/weights.h"
+#include "runtime/devices.h"
 #include "runtime/draft_head.h"
 #include "runtime/row_norms.h"
 #include "runtime/row_scores.h"
@@ -40,6 +41,7 @@ KvType KvTypeOf(const Config& config) {
 
 HarvestMode HarvestOf(const Config& config, const ModelFile& model, const RunPlanOptions& options) {
   if (model.packed() == nullptr || !NeedsPacked(options.mode)) return HarvestMode::kOff;
+  if (HasDeviceMemory(config)) return HarvestMode::kOff;  // the host does not see what the device holds
   if (config.cache.harvest) return *config.cache.harvest;
   if (options.follows_text) return HarvestMode::kText;
   const bool wants_prompt_rows = options.observes_prompt && !options.chooses_by_token;
@@ -53,16 +55,28 @@ int32_t CaptureRows(const ModelFile& model, const RunPlanOptions& options, Harve
   return harvest == HarvestMode::kText || options.captures_verified ? limits.logit_rows : 0;
 }
 
+// What a device's memory cannot serve.
+absl::Status CheckDeviceChoices(const Config& config, const RunPlanOptions& options) {
+  const bool harvests = config.cache.harvest.value_or(HarvestMode::kOff) != HarvestMode::kOff;
+  if (!options.needs_row_norms && !harvests) return absl::OkStatus();
+  return absl::UnimplementedError(fmt::format(
+      "{} reads weights in host memory, which a run with budget.vram does not keep there; choose another one",
+      harvests ? "cache.harvest" : fmt::format("draft.predictor {}", config.draft.predictor)));
+}
+
 // Share of the FFN's pages that may be there in part. Rows that are chosen token by token, or by their norms, are
 // whole.
 absl::StatusOr<double> PlanesOf(const Config& config, const RunPlanOptions& options, HarvestMode harvest) {
   const double asked = config.draft.planes;
   if (!NeedsPacked(options.mode) || asked == 0) return 0;
-  const bool fits = !options.chooses_by_token && !options.needs_row_norms && !config.precise;
+  const bool fits =
+      !options.chooses_by_token && !options.needs_row_norms && !config.precise && !HasDeviceMemory(config);
   if (asked > 0 && !fits) {
     return absl::InvalidArgumentError(
         fmt::format("draft.planes {}: {} wants whole rows; leave draft.planes at -1", asked,
-                    config.precise ? "precise mode" : fmt::format("draft.predictor {}", config.draft.predictor)));
+                    HasDeviceMemory(config) ? "a run with budget.vram"
+                    : config.precise        ? "precise mode"
+                                            : fmt::format("draft.predictor {}", config.draft.predictor)));
   }
   if (asked > 0) return asked;
   return fits && harvest == HarvestMode::kOff ? 1 : 0;
@@ -79,7 +93,7 @@ Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const
     limits.capture_rows = CaptureRows(model, options, harvest, limits);
     limits.capture_contexts = config.draft.head_density < 1 && NeedsPacked(options.mode);
     const uint64_t bytes = Forward::Bytes(model, backend, limits);
-    if (!config.budget.ram || bytes <= *config.budget.ram / kActivationShare) break;
+    if (!FastBudget(config) || bytes <= *FastBudget(config) / kActivationShare) break;
   }
   return limits;
 }
@@ -118,7 +132,8 @@ absl::Status PlanDraftHead(const Config& config, const ModelFile& model, const B
   if (tokens == 0 || (asked < 0 && tokens > shape.head.rows / 2)) return absl::OkStatus();
   PlanRequest request = plan->request;
   request.draft_head_rows = tokens;
-  request.fixed.push_back({"frequent tokens for drafts", DraftHead::Bytes(model, backend, tokens, options.logit_rows)});
+  request.fixed.push_back(
+      {"frequent tokens for drafts", DraftHead::Bytes(model, backend, tokens, options.logit_rows), true});
   absl::StatusOr<Placement> placement = PlanPlacement(shape, request);
   if (!placement.ok()) return asked > 0 ? placement.status() : absl::OkStatus();
   const double least = before.drafts_need_no_disk ? before.resident_density + kLeastDensityGain : kLeastDraftDensity;
@@ -140,6 +155,7 @@ uint64_t TakeableBytes(const Config& config) {
 // A draft's list that holds for a whole text is gathered where that takes no place from resident weights.
 void PlanGatheredRows(const Config& config, const ModelFile& model, const ModelShape& shape,
                       const RunPlanOptions& options, RunPlan* plan) {
+  if (HasDeviceMemory(config)) return;
   const bool lists_change = plan->harvest == HarvestMode::kText || options.captures_verified;
   if (!config.draft.gather || !NeedsPacked(options.mode) || lists_change || options.predictor == nullptr) return;
   std::vector<int32_t> rows;
@@ -250,9 +266,10 @@ CycleRows RowsOfCycles(const Config& config, RunMode mode, const ModelConfig& mo
   if (in_context < asked) {
     cycle.reduced = fmt::format("a cycle of {} tokens is larger than the context: it has {}", asked, in_context);
   }
-  if (!config.budget.ram) return cycle;
+  const std::optional<uint64_t> budget = FastBudget(config);
+  if (!budget) return cycle;
   const uint64_t row_bytes = static_cast<uint64_t>(model.vocab_size) * sizeof(float);
-  const uint64_t share = *config.budget.ram / kLogitShare;
+  const uint64_t share = *budget / kLogitShare;
   const int32_t in_budget = std::max(texts, static_cast<int32_t>(std::min<uint64_t>(share / row_bytes, 1 << 20)));
   if (in_budget >= cycle.rows) return cycle;
   cycle.reduced = fmt::format(
@@ -282,15 +299,22 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   plan.harvest = HarvestOf(config, model, options);
   plan.limits = ChooseLimits(config, model, backend, options, plan.harvest);
   plan.request.budget_bytes = config.budget.ram.value_or(kNoLimit);
+  if (HasDeviceMemory(config)) {
+    RETURN_IF_ERROR(CheckDeviceChoices(config, options));
+    plan.request.device_bytes = config.budget.vram;
+    // Host memory is for weights as far as the machine has it.
+    if (!config.budget.ram) plan.request.budget_bytes = TakeableBytes(config) / 10 * 9;
+  }
   plan.request.ring_bytes = config.io.ring_bytes;
   plan.request.rates = rates;
   ASSIGN_OR_RETURN(plan.request.planes, PlanesOf(config, options, plan.harvest));
-  plan.request.fixed = {
-      {"program and vocabulary", options.program_bytes},
-      {"KV cache", KvStoreBytes(KvShapeOf(config, model.config(),
-                                          KvSlots(config, options.mode, options.context_slots, options.texts)))},
-      {"activations", Forward::Bytes(model, backend, plan.limits)},
-      {"norms and down-scale tables", Weights::TableBytes(model)}};
+  plan.request.fixed = {{"program and vocabulary", options.program_bytes},
+                        {"KV cache",
+                         KvStoreBytes(KvShapeOf(config, model.config(),
+                                                KvSlots(config, options.mode, options.context_slots, options.texts))),
+                         true},
+                        {"activations", Forward::Bytes(model, backend, plan.limits), true},
+                        {"norms and down-scale tables", Weights::TableBytes(model), true}};
   if (options.text_bytes > 0) plan.request.fixed.push_back({"generated text", options.text_bytes});
   if (options.needs_row_norms && NeedsPacked(options.mode)) {
     plan.request.fixed.push_back(
@@ -298,11 +322,11 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   }
   if (options.predictor != nullptr && NeedsPacked(options.mode)) {
     const uint64_t maps = ScoreMaps::Bytes(*options.predictor, model.config().layer_count, backend, options.logit_rows);
-    if (maps > 0) plan.request.fixed.push_back({"predictor", maps});
+    if (maps > 0) plan.request.fixed.push_back({"predictor", maps, true});
   }
   if (options.residual != nullptr && NeedsPacked(options.mode)) {
     const uint64_t tensors = LowRankProducts::TensorBytes(*options.residual, backend, options.logit_rows);
-    plan.request.fixed.push_back({"residual maps", options.residual_bytes + tensors});
+    plan.request.fixed.push_back({"residual maps", options.residual_bytes + tensors, true});
   }
   // What a sampler sorts; a greedy choice needs none. (Gemma 3's takes 1 MiB, a quarter of the program's slack.)
   if (config.sampling.temperature > 0) {

@@ -156,9 +156,12 @@ void PrintPlacement(const Line& line) {
   fmt::print("{:28} {:>11} {:>11}  {}\n", "in memory", "", "of", "why");
   for (const PlanLine& part : line.placement.lines) {
     fmt::print("{:28} {:>11} {:>11}  {}\n", part.what, FormatSize(part.resident_bytes), FormatSize(part.total_bytes),
-               part.reason);
+               part.on_device ? "on the device: " + part.reason : part.reason);
   }
   fmt::print("{:28} {:>11}\n", "together", FormatSize(line.placement.planned_bytes));
+  if (line.placement.device_planned_bytes > 0) {
+    fmt::print("{:28} {:>11}\n", "together, on the device", FormatSize(line.placement.device_planned_bytes));
+  }
 }
 
 absl::Status RunPlanCommand(const PlanFlags& flags, bool json) {
@@ -175,10 +178,12 @@ absl::Status RunPlanCommand(const PlanFlags& flags, bool json) {
   };
   const uint64_t asked = subject.config.budget.ram.value_or(marks.everything);
   RETURN_IF_ERROR(add(subject.config.budget.ram ? "as asked" : "everything", asked));
-  RETURN_IF_ERROR(add("smallest", marks.smallest));
-  if (subject.shape.packed) RETURN_IF_ERROR(add("drafts", marks.drafts));
-  RETURN_IF_ERROR(add("sensible", marks.sensible));
-  if (subject.config.budget.ram) RETURN_IF_ERROR(add("everything", marks.everything));
+  if (!plan.request.device_bytes) {  // marks are of runs in host memory
+    RETURN_IF_ERROR(add("smallest", marks.smallest));
+    if (subject.shape.packed) RETURN_IF_ERROR(add("drafts", marks.drafts));
+    RETURN_IF_ERROR(add("sensible", marks.sensible));
+    if (subject.config.budget.ram) RETURN_IF_ERROR(add("everything", marks.everything));
+  }
   if (json) {
     nlohmann::ordered_json out = {{"model", subject.config.model},
                                   {"context", subject.options.context_slots},
@@ -190,6 +195,7 @@ absl::Status RunPlanCommand(const PlanFlags& flags, bool json) {
       out["placement"].push_back({{"what", part.what},
                                   {"resident_bytes", part.resident_bytes},
                                   {"total_bytes", part.total_bytes},
+                                  {"on_device", part.on_device},
                                   {"reason", part.reason}});
     }
     for (const Line& line : lines) out["budgets"].push_back(JsonOf(line));

@@ -99,7 +99,7 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
       result.decode_seconds > 0 ? static_cast<double>(result.decode_disk_bytes) / result.decode_seconds / 1e9 : 0;
   json["complement_bytes"] = engine.placement().complement_bytes;
   json["io_wait_s"] = result.io_wait_seconds;
-  json["h2d_bytes"] = 0;
+  json["h2d_bytes"] = engine.link_bytes();
   json["peak_rss_bytes"] = PeakResidentBytes();
   json["budget_bytes"] = engine.config().budget.ram ? nlohmann::json(*engine.config().budget.ram) : nlohmann::json();
   json["fast_tier_hit_rate"] = HitRate(engine, result);
@@ -107,6 +107,9 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   json["io"] = engine.DescribeIo();
   if (engine.overlay() != nullptr) json["cache"] = JsonOfCache(engine);
   for (const Accountant::Entry& entry : engine.accountant().entries()) json["memory"][entry.what] = entry.bytes;
+  for (const Accountant::Entry& entry : engine.device_accountant().entries()) {
+    json["device_memory"][entry.what] = entry.bytes;
+  }
   for (const auto& token : result.logprobs) {
     nlohmann::json row = nlohmann::json::array();
     for (const TokenLogprob& entry : token) row.push_back({{"id", ToInt(entry.token)}, {"logprob", entry.logprob}});

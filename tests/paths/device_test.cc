@@ -1,0 +1,162 @@
+// Runs on a device with memory of its own, here the simulated one: three tiers, staged copies, budgets.
+#include <cstdlib>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "runtime/devices.h"
+#include "tests/support/model_run.h"
+
+namespace dogstar {
+namespace {
+
+using testing::HasSubstr;
+using testing_support::OpenModel;
+using testing_support::RunModel;
+
+constexpr char kPrompt[] = "A tiny model says nothing of sense.";
+
+TEST(DevicesTest, NamesAndWhatTheyNeed) {
+  EXPECT_EQ(ParseDevice("cuda:2")->index, 2);
+  EXPECT_EQ(ParseDevice("simulated:1GiB")->link_bytes_per_second, 1 << 30);
+  for (const char* bad : {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "simulated:", "simulated:fast", "cpu:1"}) {
+    EXPECT_FALSE(ParseDevice(bad).ok()) << bad;
+  }
+  Config config;
+  EXPECT_EQ(DeviceOf(config)->kind, DeviceChoice::Kind::kCpu);
+  config.device = "simulated";
+  EXPECT_THAT(DeviceOf(config).status().message(), HasSubstr("needs budget.vram"));
+  config.budget.vram = 1 << 20;
+  EXPECT_EQ(DeviceOf(config)->kind, DeviceChoice::Kind::kSimulated);
+  config.device = "cpu";
+  EXPECT_THAT(DeviceOf(config).status().message(), HasSubstr("leave one of them out"));
+  config.device = "auto";
+  EXPECT_EQ(DeviceOf(config)->kind, DeviceChoice::Kind::kCuda);
+}
+
+class DeviceTest : public testing::TestWithParam<QuantType> {
+ protected:
+  DeviceTest() {
+    config_.model = testing_support::WriteTinyModel(folder_, GetParam(), false);
+    config_.threads = 2;
+    config_.device = "simulated";
+    config_.budget.vram = uint64_t{1} << 30;
+    config_.corrector.mode = RunMode::kDense;
+    config_.corrector.adaptive = false;
+    config_.corrector.period = 6;
+  }
+
+  // Device memory for everything but a share of the FFN. Batches grow with a budget: what they take is asked again.
+  uint64_t DeviceBytesWithout(double share) const {
+    Config config = config_;
+    for (int i = 0; i < 4; ++i) {
+      const auto opened = OpenModel(config, 64, 16).value();
+      double bytes = 0;
+      for (const PlanLine& line : opened.engine->placement().lines) {
+        const bool ffn = line.what == "FFN rows, prefix";
+        if (ffn) bytes += (1 - share) * static_cast<double>(line.total_bytes);
+        if (line.on_device && !ffn) bytes += static_cast<double>(line.resident_bytes);
+      }
+      config.budget.vram = static_cast<uint64_t>(bytes);
+    }
+    return config.budget.vram;
+  }
+
+  // The smallest that works, as the refusal of a smaller one says.
+  uint64_t SmallestDevice() const {
+    Config config = config_;
+    config.budget.vram = 64 << 10;
+    const std::string message(OpenModel(config, 64, 16).status().message());
+    return static_cast<uint64_t>(std::strtod(message.c_str() + message.find("works is ") + 9, nullptr) * (1 << 20));
+  }
+
+  testing_support::TestFolder folder_;
+  Config config_;
+};
+
+TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
+  Config cpu = config_;
+  cpu.device = "cpu";
+  cpu.budget.vram = 0;
+  const auto expected = RunModel(cpu, kPrompt, 32);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  config_.budget.vram = DeviceBytesWithout(0.6);
+  // Host memory for nothing, for some, and for all of what the device does not hold.
+  Config probe = config_;
+  const auto all = OpenModel(probe, 64, 16).value();
+  const uint64_t host_bytes = all.engine->placement().host_bytes;
+  const uint64_t host_planned = all.engine->placement().planned_bytes;
+  ASSERT_GT(host_bytes, 0U);
+  EXPECT_EQ(all.engine->placement().complement_bytes, 0U);
+  for (const double share : {0.0, 0.5, 1.0}) {
+    config_.budget.ram = host_planned - static_cast<uint64_t>((1 - share) * static_cast<double>(host_bytes));
+    for (const RunMode mode : {RunMode::kDense, RunMode::kStrict}) {
+      config_.corrector.mode = mode;
+      const auto found = RunModel(config_, kPrompt, 32);
+      ASSERT_TRUE(found.ok()) << found.status();
+      EXPECT_EQ(found->result.tokens, expected->result.tokens) << share;
+      if (mode == RunMode::kStrict) {
+        EXPECT_GT(found->result.drafts_accepted, 0);
+      }
+    }
+    const auto opened = OpenModel(config_, 64, 16).value();
+    const Placement& placement = opened.engine->placement();
+    EXPECT_LE(placement.device_planned_bytes, config_.budget.vram);
+    EXPECT_LE(opened.engine->backend().device_bytes(), placement.device_planned_bytes);
+    EXPECT_GE(opened.engine->backend().device_bytes() + 128 * 1024, placement.device_planned_bytes);
+    EXPECT_LE(placement.planned_bytes, *config_.budget.ram);
+    EXPECT_EQ(placement.complement_bytes > 0, share < 1);
+    EXPECT_EQ(placement.host_bytes > 0, share > 0);
+  }
+}
+
+// Trees, sampling and streamed attention on the device.
+TEST_P(DeviceTest, TreesSamplingAndSmallDevices) {
+  Config cpu = config_;
+  cpu.device = "cpu";
+  cpu.budget.vram = 0;
+  for (const double temperature : {0.0, 0.8}) {
+    cpu.sampling.temperature = config_.sampling.temperature = temperature;
+    const auto expected = RunModel(cpu, kPrompt, 24);
+    for (const uint64_t bytes : {DeviceBytesWithout(0.5), SmallestDevice()}) {  // the latter: attention does not fit
+      Config device = config_;
+      device.budget.vram = bytes;
+      device.corrector.mode = RunMode::kStrict;
+      device.draft.tree = TreeShape::kBest;
+      device.draft.nodes = 8;
+      device.threads = 1;
+      const auto found = RunModel(device, kPrompt, 24);
+      ASSERT_TRUE(found.ok()) << found.status();
+      EXPECT_EQ(found->result.tokens, expected->result.tokens) << bytes;
+    }
+  }
+}
+
+TEST_P(DeviceTest, ASlowLinkChangesTimesAlone) {
+  Config cpu = config_;
+  cpu.device = "cpu";
+  cpu.budget.vram = 0;
+  const auto expected = RunModel(cpu, kPrompt, 8);
+  config_.budget.vram = DeviceBytesWithout(0.5);
+  config_.device = "simulated:64MiB";
+  const auto found = RunModel(config_, kPrompt, 8);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->result.tokens, expected->result.tokens);
+}
+
+TEST_P(DeviceTest, TooLittleDeviceMemoryNamesWhatWorks) {
+  config_.budget.vram = 64 << 10;
+  const absl::Status status = RunModel(config_, kPrompt, 4).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("of device memory are too few"));
+  EXPECT_THAT(status.message(), HasSubstr("the smallest that works is"));
+  config_.budget.vram = 1 << 30;
+  config_.corrector.mode = RunMode::kStrict;
+  config_.draft.predictor = "gate-weighted";
+  EXPECT_TRUE(absl::IsUnimplemented(RunModel(config_, kPrompt, 4).status()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, DeviceTest, testing::Values(QuantType::kQ4_0, QuantType::kQ8_0, QuantType::kQ4_K),
+                         [](const auto& test) { return std::string(TraitsOf(test.param).name); });
+
+}  // namespace
+}  // namespace dogstar
