@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/bit_planes.h"
 #include "base/panel.h"
 #include "base/random.h"
 #include "base/thread_pool.h"
@@ -110,6 +111,9 @@ class Bench {
     for (const int32_t x_rows : {1, 4, 16}) FfnPages(QuantType::kQ4_0, cols, rows, 32, 8, x_rows);
     FfnPages(QuantType::kQ4_0, cols, rows / 4, 32, 8, 64);
     FfnPages(QuantType::kQ8_0, cols, rows, 32, 8, 1);
+    for (const QuantType type : {QuantType::kQ4_0, QuantType::kQ4_K, QuantType::kQ6_K, QuantType::kQ8_0}) {
+      for (const int32_t x_rows : {1, 8}) FfnPlanes(type, cols, rows, x_rows);
+    }
     Overlay(cols, options_.small ? 64 : 2048, 1);
     Attention(options_.small ? 64 : 4096, 1);
     Attention(options_.small ? 64 : 1024, 32);
@@ -181,18 +185,48 @@ class Bench {
                                          run_rows, x_rows, x_rows == 1 ? "" : "s");
     if (!Wanted(name)) return;
     const BenchLayer layer = MakeBenchLayer(type, dim, ffn_rows, page_rows, run_rows);
-    const std::vector<FfnPageRef> pages = layer.Refs();
-    auto x = RandomActivations(x_rows, dim);
-    auto job = *backend_->NewFfnJob({.rows = x_rows, .dim = dim, .ffn_rows = ffn_rows});
-    auto out = RandomTensor(x_rows, dim);
-    const double seconds = BestSeconds(options_, [&] {
+    const double seconds = FfnSeconds(layer, layer.Refs(), x_rows);
+    const double gigabytes = static_cast<double>(layer.pages.size()) * 1e-9;
+    if (x_rows == 1) return PrintBandwidth(name, gigabytes, seconds);
+    PrintRate(name, 3.0 * ffn_rows * dim * x_rows, seconds);
+  }
+
+  double FfnSeconds(const BenchLayer& layer, const std::vector<FfnPageRef>& pages, int32_t x_rows) {
+    auto x = RandomActivations(x_rows, layer.layout.dim);
+    auto job = *backend_->NewFfnJob({.rows = x_rows, .dim = layer.layout.dim, .ffn_rows = layer.layout.ffn_rows});
+    auto out = RandomTensor(x_rows, layer.layout.dim);
+    return BestSeconds(options_, [&] {
       backend_->FfnBegin(layer.params(), *x, x_rows, job.get());
       backend_->FfnAccumulatePages(pages, job.get());
       backend_->FfnEnd(job.get(), out.get());
     });
-    const double gigabytes = static_cast<double>(layer.pages.size()) * 1e-9;
-    if (x_rows == 1) return PrintBandwidth(name, gigabytes, seconds);
-    PrintRate(name, 3.0 * ffn_rows * dim * x_rows, seconds);
+  }
+
+  // The same pages whole, in two planes, and without their low planes.
+  void FfnPlanes(QuantType type, int32_t dim, int32_t ffn_rows, int32_t x_rows) {
+    const std::string name =
+        fmt::format("{} FFN {}x{}, {} row{}", TraitsOf(type).name, ffn_rows, dim, x_rows, x_rows == 1 ? "" : "s");
+    if (!Wanted(name + " planes")) return;
+    const BenchLayer layer = MakeBenchLayer(type, dim, ffn_rows, 32, 8);
+    const FfnPageLayout& layout = layer.layout;
+    const std::vector<FfnPageRef> whole = layer.Refs();
+    const AlignedBuffer high = *AlignedBuffer::Create(whole.size() * layout.high.bytes);
+    const AlignedBuffer low = *AlignedBuffer::Create(whole.size() * layout.low.bytes);
+    std::vector<FfnPageRef> both = whole;
+    for (size_t p = 0; p < whole.size(); ++p) {
+      std::byte* const high_plane = high.data() + p * layout.high.bytes;
+      std::byte* const low_plane = low.data() + p * layout.low.bytes;
+      SplitPage(layout, whole[p].data, high_plane, low_plane);
+      both[p].planes = PlaneState::kBoth;
+      both[p].data = high_plane;
+      both[p].low = low_plane;
+    }
+    std::vector<FfnPageRef> drafts = both;
+    for (FfnPageRef& page : drafts) page.planes = PlaneState::kHigh;
+    const auto gigabytes = [](uint64_t bytes) { return static_cast<double>(bytes) * 1e-9; };
+    PrintBandwidth(name + ", whole pages", gigabytes(layer.pages.size()), FfnSeconds(layer, whole, x_rows));
+    PrintBandwidth(name + ", both planes", gigabytes(high.size() + low.size()), FfnSeconds(layer, both, x_rows));
+    PrintBandwidth(name + ", high planes", gigabytes(high.size()), FfnSeconds(layer, drafts, x_rows));
   }
 
   void Overlay(int32_t dim, int32_t row_count, int32_t x_rows) {

@@ -128,6 +128,8 @@ void CpuFfn::Begin(const FfnParams& params, const CpuActivations& x, int32_t row
   task.gate_planes = {layout.high.gate_panel, layout.low.gate_panel};
   task.up_planes = {layout.high.up_panel, layout.low.up_panel};
   task.down_planes = {layout.high.down_panel, layout.low.down_panel};
+  task.gate_high_product = kernels_.find_high_product(layout.gate_type);
+  task.up_high_product = kernels_.find_high_product(layout.up_type);
   task.gate_product = kernels_.find_product(layout.gate_type, kind);
   task.up_product = kernels_.find_product(layout.up_type, kind);
   task.gate_panel_bytes = PanelBytes(layout.gate_type, layout.dim);

@@ -27,36 +27,80 @@ struct TileZ {
   alignas(64) float z[kTileRows][kBlockRows];
 };
 
-// A cut block as one whose panels are whole: those of its used rows, in the thread's memory.
-inline FfnBlock JoinGateAndUp(const FfnTask& task, const FfnBlock& block) {
-  FfnBlock whole = block;
-  whole.gate = JoinPanels(task.gate_type, task.gate_planes, task.gate_panel_bytes, task.dim, block.gate, block.low.gate,
-                          block.used, task.joined.gate);
-  whole.up = JoinPanels(task.up_type, task.up_planes, task.up_panel_bytes, task.dim, block.up, block.low.up, block.used,
-                        task.joined.up);
-  return whole;
+// A block's panels of gate or up, as a product reads them.
+struct BlockPanels {
+  TileProduct product;
+  const std::byte* panels;
+  uint64_t panel_bytes;
+  bool in_place;  // where they came from, not joined
+};
+
+// Of one part of a block: whole, high planes as they are, or joined in the thread's memory.
+struct BlockPart {
+  QuantType type;
+  const std::byte *panels, *low;
+  TileProduct product, high_product;
+  uint64_t panel_bytes;
+  PlanePanel planes;
+  std::byte* joined;
+};
+
+inline BlockPanels PanelsOf(const FfnTask& task, const FfnBlock& block, const BlockPart& part) {
+  if (!block.cut) return {part.product, part.panels, part.panel_bytes, true};
+  if (part.planes.low == 0) return {part.product, part.panels, part.planes.high, true};
+  if (block.misses_bits && part.high_product != nullptr && task.rows <= kDirectRows) {
+    return {part.high_product, part.panels, part.planes.high, true};
+  }
+  const std::byte* joined =
+      JoinPanels(part.type, part.planes, part.panel_bytes, task.dim, part.panels, part.low, block.used, part.joined);
+  return {part.product, joined, part.panel_bytes, false};
+}
+
+struct GateAndUp {
+  BlockPanels gate, up;
+};
+
+inline GateAndUp GateAndUpOf(const FfnTask& task, const FfnBlock& block) {
+  return {PanelsOf(task, block,
+                   {task.gate_type, block.gate, block.low.gate, task.gate_product, task.gate_high_product,
+                    task.gate_panel_bytes, task.gate_planes, task.joined.gate}),
+          PanelsOf(task, block,
+                   {task.up_type, block.up, block.low.up, task.up_product, task.up_high_product, task.up_panel_bytes,
+                    task.up_planes, task.joined.up})};
+}
+
+// A tile as the products of gate and up see it; they differ where bits are missing.
+struct TileViews {
+  TileView gate, up;
+};
+
+inline TileViews ViewsOf(const FfnTask& task, bool misses_bits, int32_t tile) {
+  const TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
+  TileViews views{x, x};
+  if (misses_bits) {
+    CountMissingBits(task.gate_type, task.dim, task.joined.sums, &views.gate);
+    CountMissingBits(task.up_type, task.dim, task.joined.sums + int64_t{2} * kTileRows * (task.dim / 32), &views.up);
+  }
+  return views;
 }
 
 // next: the first weights that are read after the block's; null: unknown.
-inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMask& mask, int32_t tile, int rows,
-                         const std::byte* next, TileZ* up_out, TileZ* out) {
-  TileView x = ViewOf(task.x, task.x_rows, task.dim, tile);
-  x.fetches = tile == 0 && !block.cut;
-  TileView up_x = x;
-  if (block.misses_bits) {
-    CountMissingBits(task.gate_type, task.dim, task.joined.sums, &x);
-    CountMissingBits(task.up_type, task.dim, task.joined.sums + int64_t{2} * kTileRows * (task.dim / 32), &up_x);
-  }
-  TileZ& up = *up_out;
+inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const GateAndUp& panels, TileViews x,
+                         const RowMask& mask, int32_t tile, int rows, const std::byte* next, TileZ* up_out,
+                         TileZ* out) {
+  const BlockPanels &gate = panels.gate, &up = panels.up;
+  x.gate.fetches = tile == 0 && gate.in_place;
+  x.up.fetches = tile == 0 && up.in_place;
+  TileZ& up_z = *up_out;
   // Panels without a used row, which may not exist, are not read.
   const bool has_first = (block.used & 0xffff) != 0, has_second = (block.used >> 16) != 0;
   const int first = has_first ? 0 : 1, count = (has_first ? 1 : 0) + (has_second ? 1 : 0);
-  x.next = block.up + first * task.up_panel_bytes;
-  task.gate_product(block.gate + first * task.gate_panel_bytes, task.gate_panel_bytes, count, task.dim, x, rows,
-                    out->z[0] + 16 * first, kBlockRows);
-  up_x.next = next;
-  task.up_product(block.up + first * task.up_panel_bytes, task.up_panel_bytes, count, task.dim, up_x, rows,
-                  up.z[0] + 16 * first, kBlockRows);
+  x.gate.next = up.panels + first * up.panel_bytes;
+  gate.product(gate.panels + first * gate.panel_bytes, gate.panel_bytes, count, task.dim, x.gate, rows,
+               out->z[0] + 16 * first, kBlockRows);
+  x.up.next = next;
+  up.product(up.panels + first * up.panel_bytes, up.panel_bytes, count, task.dim, x.up, rows, up_z.z[0] + 16 * first,
+             kBlockRows);
   for (int p = 0; p < 2; ++p) {
     const Vec16i keep = LoadBytes(mask.lanes + 16 * p);
     for (int r = 0; r < rows; ++r) {
@@ -64,7 +108,7 @@ inline void ComputeTileZ(const FfnTask& task, const FfnBlock& block, const RowMa
         Store(Splat(0.0f), out->z[r] + 16 * p);
         continue;
       }
-      const Vec16f z = Activate(task.activation, Load(out->z[r] + 16 * p)) * Load(up.z[r] + 16 * p);
+      const Vec16f z = Activate(task.activation, Load(out->z[r] + 16 * p)) * Load(up_z.z[r] + 16 * p);
       Store(And(z, keep), out->z[r] + 16 * p);
     }
   }
@@ -132,12 +176,18 @@ DOGSTAR_INLINE void StoreTileZ(const FfnTask& task, const FfnBlock& block, int64
   if (task.int8_down) *OutlierRuns(task, z_block, tile) = outlier_runs;
 }
 
-inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z_block, const std::byte* next) {
+// first_tile: of blocks like this one.
+inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, const TileViews& first_tile, int64_t z_block,
+                           const std::byte* next) {
   const RowMask mask = MaskOf(block.used);
+  const GateAndUp panels = GateAndUpOf(task, block);
   TileZ tile_z, tile_up;
   for (int32_t tile = 0; tile * kTileRows < task.rows; ++tile) {
     const int rows = TileRowCount(task.rows, tile);
-    ComputeTileZ(task, block, mask, tile, rows, next, &tile_up, &tile_z);
+    // Of several tiles the code sums share one place: each is made anew.
+    const bool again = tile > 0 || (block.misses_bits && task.rows > kTileRows);
+    const TileViews x = again ? ViewsOf(task, block.misses_bits, tile) : first_tile;
+    ComputeTileZ(task, block, panels, x, mask, tile, rows, next, &tile_up, &tile_z);
     if (task.capture_up != nullptr) {
       for (int r = 0; r < rows; ++r) {
         CaptureRow(task.capture_up, task.capture_stride, block, block.used, tile * kTileRows + r, tile_up.z[r]);
@@ -148,12 +198,17 @@ inline void FfnBlockValues(const FfnTask& task, const FfnBlock& block, int64_t z
 }
 
 inline void ValuesOfBlocks(const FfnTask& task, const FfnBlock* blocks, int64_t begin, int64_t end) {
+  if (begin == end) return;
+  const TileViews whole = ViewsOf(task, false, 0);
+  TileViews missing = whole;
+  bool counted = false;
   for (int64_t i = begin; i < end; ++i) {
-    if (blocks[i].cut) {
-      FfnBlockValues(task, JoinGateAndUp(task, blocks[i]), i, nullptr);
-      continue;
+    if (blocks[i].misses_bits && !counted) {
+      missing = ViewsOf(task, true, 0);
+      counted = true;
     }
-    FfnBlockValues(task, blocks[i], i, i + 1 < end ? blocks[i + 1].gate : nullptr);
+    FfnBlockValues(task, blocks[i], blocks[i].misses_bits ? missing : whole, i,
+                   i + 1 < end ? blocks[i + 1].gate : nullptr);
   }
 }
 
@@ -441,6 +496,14 @@ DOGSTAR_INLINE DownCodes JoinDown(const FfnTask& task, const FfnBlock& block, in
   }
 }
 
+// The same of high planes as they are.
+template <typename Format>
+DOGSTAR_INLINE DownCodes HighDown(const FfnTask& task, const FfnBlock& block, int64_t panel) {
+  constexpr int64_t kHighBytes = int64_t{64} * HighOf<Format>::kCodeVectors;
+  return {Bytes(block.down) + panel * task.down_planes.high + block.block_in_page * kHighBytes, task.down_planes.high,
+          !PlanesOf<Format>::kFilled};
+}
+
 // y[t] += partial of one page for kPanels panels.
 template <typename Format, int kRunRows, int kRows, int kPanels>
 DOGSTAR_INLINE void DownPanels(const FfnTask& task, const PageBlocks& page, int64_t panel, int first,
@@ -460,10 +523,17 @@ DOGSTAR_INLINE void DownPanels(const FfnTask& task, const PageBlocks& page, int6
       }
     }
     const uint64_t outlier_runs = *OutlierRuns(task, i, first / kTileRows) >> (first % kTileRows);
+    const int64_t at = i * task.z.rows + first;
+    if constexpr (PlanesOf<Format>::kDirect && kRunRows == 8 && kRows == 1) {
+      if (block.misses_bits) {
+        DownBlock<HighOf<Format>, kRunRows, kRows, kPanels>(task, block, HighDown<Format>(task, block, panel), panel,
+                                                            at, outlier_runs, partial);
+        continue;
+      }
+    }
     DownCodes down{codes + offset, task.down_panel_bytes};
     if (block.cut) down = JoinDown<Format, kPanels>(task, block, panel, joined);
-    DownBlock<Format, kRunRows, kRows, kPanels>(task, block, down, panel, i * task.z.rows + first, outlier_runs,
-                                                partial);
+    DownBlock<Format, kRunRows, kRows, kPanels>(task, block, down, panel, at, outlier_runs, partial);
   }
   float* y = task.y + int64_t{first} * task.dim + 16 * panel;
 #pragma GCC unroll 4

@@ -25,6 +25,7 @@ struct CodeFormat {
   static constexpr bool kSuperBlocks = kScales != Scales::kHalf && kScales != Scales::kHalfPair;
   static constexpr bool kSigned = false;
   static constexpr bool kTable = false;
+  static constexpr bool kHighOnly = false;
   static constexpr int kCodeVectors = kLow + kHigh;  // 64-byte vectors per block of 32 columns; a vector holds 16 rows
   // Bytes of a scale table a lane: of the halves before a block's groups, of a group, of a block.
   static constexpr int kHalfBytes = kMinimum ? 4 : 2;
@@ -57,6 +58,15 @@ using Q5_KFormat = CodeFormat<4, 1, 0, 32, Scales::kBytePair, WideDot>;
 using Q6_KFormat = CodeFormat<4, 2, 32, 16, Scales::kByte, WideDot>;
 using Iq4NlFormat = SignedFormat<4, true>;
 
+// Panels of which the high planes are there (base/bit_planes.h), read where they are: codes as Whole has them, missing
+// bits 0 (of Q8_0: 8).
+template <typename Whole>
+struct HighOf : Whole {
+  static constexpr bool kHighOnly = true;
+  static constexpr int kMissing = Whole::kCodeVectors == 4 ? 1 : Whole::kCodeVectors - 4;  // bits of a code
+  static constexpr int kCodeVectors = Whole::kCodeVectors - kMissing;
+};
+
 // kIq4Values of base/quant_codes.h; kernels use nothing of shared headers but constants.
 alignas(16) constexpr int8_t kIq4Table[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
@@ -80,9 +90,42 @@ DOGSTAR_INLINE Vec16i ShiftedRight(Vec16i v) {
   }
 }
 
+// LoadQuad of HighOf.
+template <typename Format, int k>
+DOGSTAR_INLINE Vec16i LoadHighQuad(const uint8_t* codes) {
+  constexpr int kVector = k / 2, kNibble = k % 2 * 4;
+  const auto field = [codes]<int kOf, int kShift, int kMask>() __attribute__((always_inline)) {
+    return ShiftedRight<kShift>(LoadBytes(codes + 64 * kOf)) & SplatInt(kMask * 0x01010101);
+  };
+  if constexpr (Format::kLowBits == 8) {
+    constexpr int kUpper = static_cast<int>(0xF0F0F0F0U), kMiddle = 0x08080808;
+    const Vec16i two = LoadBytes(codes + 64 * kVector);
+    return ((k % 2 == 0 ? two : ShiftLeft<4>(two)) & SplatInt(kUpper)) | SplatInt(kMiddle);
+  } else if constexpr (Format::kMissing == 2) {
+    const Vec16i low = field.template operator()<kVector / 2, kNibble - kVector % 2 * 2, 0x0C>();
+    const Vec16i high = LoadBytes(codes + 64 * (2 + k * 2 / 8));
+    return OrMasked(low, ShiftedRight<k * 2 % 8 - 4>(high), SplatInt(0x30 * 0x01010101));
+  } else {
+    Vec16i low;
+    if constexpr (kVector < 3) {
+      low = field.template operator()<kVector, kNibble, 0x0E>();
+    } else {
+      low = field.template operator()<0, kNibble - 1, 0x02>() | field.template operator()<1, kNibble - 2, 0x04>() |
+            field.template operator()<2, kNibble - 3, 0x08>();
+    }
+    if constexpr (Format::kHighBits == 0) {
+      return low;
+    } else {
+      const Vec16i high = LoadBytes(codes + 64 * 3);
+      return OrMasked(low, ShiftedRight<k - 4>(high), SplatInt(0x10 * 0x01010101));
+    }
+  }
+}
+
 // The codes of quad k (columns 4k .. 4k + 3 of a block) of 16 rows, a byte each; signed formats: their numbers.
 template <typename Format, int k>
 DOGSTAR_INLINE Vec16i LoadQuad(const uint8_t* codes) {
+  if constexpr (Format::kHighOnly) return LoadHighQuad<Format, k>(codes);
   constexpr int kLow = Format::kLowBits;
   const Vec16i raw = LoadBytes(codes + 64 * (k * kLow / 8));
   if constexpr (kLow == 8) {
@@ -153,6 +196,14 @@ DOGSTAR_INLINE GroupScales LoadGroupScales(const uint8_t* table, int64_t group, 
 template <typename Format>
 DOGSTAR_INLINE Vec16i ColumnValue(const uint8_t* codes, int column) {
   const int quad = column / 4, byte = 8 * (column % 4);
+  if constexpr (Format::kHighOnly) {
+    Vec16i codes_of_quad = SplatInt(0);
+    Unroll<0, 8>([&]<int k>() __attribute__((always_inline)) {
+      if (quad == k) codes_of_quad = LoadQuad<Format, k>(codes);
+    });
+    if constexpr (Format::kSigned) return ShiftRightSigned<24>(ShiftLeftBy(codes_of_quad, 24 - byte));
+    return Format::CodeInt(ShiftRightBy(codes_of_quad, byte) & SplatInt(255));
+  }
   const auto field = [&](const uint8_t* vectors, int bits) __attribute__((always_inline)) {
     const Vec16i raw = LoadBytes(vectors + 64 * (quad * bits / 8));
     return ShiftRightBy(raw, byte + quad * bits % 8) & SplatInt((1 << bits) - 1);

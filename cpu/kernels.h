@@ -146,6 +146,8 @@ struct FfnTask {
   int32_t run_rows = 0;
   uint64_t down_panel_bytes = 0;
   PlanePanel gate_planes, up_planes, down_planes;
+  TileProduct gate_high_product = nullptr;  // of high planes where they are; null: they are joined
+  TileProduct up_high_product = nullptr;
   JoinedMemory joined;  // the thread's; where blocks are cut
   const std::byte* down_scales = nullptr;
   FfnActivation activation = FfnActivation::kSilu;
@@ -177,6 +179,8 @@ struct KernelTable {
   const char* name;
   // ProductKind::kInt8 for a float type is kFloat.
   TileProduct (*find_product)(QuantType type, ProductKind kind);
+  // An int8 product of the high planes of panels, one or two rows at a time; null where there is none.
+  TileProduct (*find_high_product)(QuantType type);
   // An int8 product of plain rows: a panel is 16 of them, panel_bytes apart. Null where there is none.
   TileProduct (*find_plain_product)(QuantType type);
 

@@ -15,6 +15,7 @@ namespace {
 constexpr KernelTable MakeTable(const char* name) {
   return {.name = name,
           .find_product = FindProduct,
+          .find_high_product = FindHighProduct,
           .find_plain_product = FindPlainProduct,
           .matmul = MatMul,
           .prepare = Prepare,

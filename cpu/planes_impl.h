@@ -49,7 +49,7 @@ DOGSTAR_INLINE void JoinHalf(const uint8_t* high, const LowPlane& low, uint8_t* 
 // Formats that are cut, and how.
 template <typename Format>
 struct PlanesOf {
-  static constexpr int kBits = Format::kCodeVectors;
+  static constexpr int kBits = Format::kLowBits + Format::kHighBits;
   static constexpr int kLowBits = kBits < 4 ? 0 : kBits == 4 ? 1 : kBits - 4;
   // Of the missing bits of a code. Those of Q8_0 are set to 8, half a step off; IQ4_NL's codes are places in a table,
   // so their missing bit is 0 in one column and 1 in the next.
@@ -57,6 +57,8 @@ struct PlanesOf {
   static constexpr float kMean = kFilled ? 0.0f : static_cast<float>((1 << kLowBits) - 1) / 2;
   // What StartOfGroup gives, over that of whole codes.
   static constexpr float kStart = Format::kOffset == 0 ? 1.0f : 1.0f - kMean / static_cast<float>(Format::kOffset);
+  // Whether products read high planes where they are (HighOf), for so few rows.
+  static constexpr bool kDirect = kLowBits > 0 && !Format::kTable;
   static constexpr uint32_t kFill = !kFilled ? 0 : Format::kTable ? 0xFF00FF00u : 0x88888888u;
 };
 
@@ -122,6 +124,30 @@ inline const std::byte* JoinPanels(QuantType type, const PlanePanel& sizes, uint
 template <typename Format>
 DOGSTAR_INLINE int32_t MissingOfOutlier(int32_t outlier) {
   return static_cast<int32_t>(PlanesOf<Format>::kMean * static_cast<float>(outlier >> 5));
+}
+
+// Activation rows for which high planes are read where they are; for more, joining is little beside the products.
+constexpr int kDirectRows = 2;
+
+template <typename Format>
+void HighProduct(const std::byte* panels, uint64_t panel_bytes, int64_t panel_count, int32_t cols, const TileView& x,
+                 int rows, float* out, int64_t out_stride) {
+  for (int64_t p = 0; p < panel_count; ++p) {
+    const uint8_t* panel = Bytes(panels) + p * panel_bytes;
+    const std::byte* behind = x.next != nullptr && p + 1 == panel_count ? x.next : panels + (p + 1) * panel_bytes;
+    ForRowGroups<kDirectRows>(rows, [&]<int kRows>(int first) {
+      Int8Panels<Format, kRows, 1, true>(panel, Bytes(behind), panel_bytes, cols, x, first, out + 16 * p, out_stride);
+    });
+  }
+}
+
+// Of panels without their low planes; null: they are joined.
+inline TileProduct FindHighProduct(QuantType type) {
+  TileProduct product = nullptr;
+  WithFormat(type, [&]<typename Format>() {
+    if constexpr (PlanesOf<Format>::kDirect) product = HighProduct<HighOf<Format>>;
+  });
+  return product;
 }
 
 // x as products with codes without their low bits see it: the missing bits count as their mean. sums: room for the code
