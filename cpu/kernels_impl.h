@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/attention_impl.h"
+#include "cpu/ffn_down_impl.h"
 #include "cpu/ffn_impl.h"
 #include "cpu/math_impl.h"
 #include "cpu/pack_impl.h"
