@@ -104,13 +104,15 @@ function(dogstar_cuda_library)
     add_library(dogstar_cuda STATIC ${sources})
     # -std by hand: CMake 3.25 knows no C++20 for nvcc, and drops it where it is not required.
     set_target_properties(dogstar_cuda PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED OFF)
-    target_compile_options(dogstar_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Xcompiler=-Wall,-Wextra>)
+    # -fmad=false: the order of operations is device/backend.h's, to the bit.
+    target_compile_options(dogstar_cuda PRIVATE
+                           $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -fmad=false -Xcompiler=-Wall,-Wextra>)
     target_link_libraries(dogstar_cuda PRIVATE CUDA::cudart_static)
     dogstar_folder_tests(cuda "${tests}" dogstar_cuda CUDA::cudart_static)
   else()
     add_library(dogstar_cuda STATIC cuda/no_cuda.cc)
   endif()
-  target_link_libraries(dogstar_cuda PUBLIC dogstar_device)
+  target_link_libraries(dogstar_cuda PUBLIC dogstar_device dogstar_gpu)
   dogstar_compile_settings(dogstar_cuda)
 endfunction()
 

@@ -3,7 +3,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/units.h"
+#include "cuda/cuda_runtime.h"
 #include "cuda/owned.h"
+#include "gpu/gpu_backend.h"
 
 namespace dogstar {
 
@@ -36,9 +38,13 @@ absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(const CudaOptions& optio
                                                    devices.size(), ", numbered from 0"));
   }
   const CudaDevice& device = devices[options.device];
-  return absl::UnimplementedError(absl::StrCat("found ", device.name, " (", FormatSize(device.memory_bytes),
-                                               "), but this release has no CUDA kernels: they come with a later "
-                                               "one; run on the CPU (leave out --vram)"));
+  if (options.memory_bytes > device.free_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("budget.vram of ", FormatSize(options.memory_bytes), ": ",
+                                                     device.name, " has ", FormatSize(device.free_bytes), " free of ",
+                                                     FormatSize(device.memory_bytes), "; give a budget within that"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<gpu::Runtime> runtime, NewCudaRuntime(options, device.name));
+  return NewGpuBackend(std::move(runtime), options.memory_bytes > 0 ? options.memory_bytes : device.free_bytes);
 }
 
 }  // namespace dogstar

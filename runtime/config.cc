@@ -340,7 +340,7 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back({"precise", "float32 activations: slow, the reference", "true or false",
                   BoolSetter([](Config & c) -> auto& { return c.precise; })});
   keys.push_back({"device", "what computes; auto: the first GPU where budget.vram is given, else the CPU",
-                  "auto, cpu, cuda, cuda:NUMBER, simulated, simulated:SIZE",
+                  "auto, cpu, cuda, cuda:NUMBER; for tests: emulated, simulated, simulated:SIZE",
                   [](std::string_view value, Config* config) -> absl::Status {
                     RETURN_IF_ERROR(ParseDevice(value).status());
                     config->device = std::string(value);

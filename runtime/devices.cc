@@ -10,6 +10,7 @@
 #include "cuda/cuda_backend.h"
 #include "device/simulated_device.h"
 #include "fmt/format.h"
+#include "gpu/gpu_backend.h"
 #include "runtime/run_plan.h"
 
 namespace dogstar {
@@ -17,8 +18,8 @@ namespace {
 
 absl::Status BadDevice(std::string_view text) {
   return absl::InvalidArgumentError(fmt::format(
-      "\"{}\" is no device; allowed are auto, cpu, cuda, cuda:NUMBER, simulated, simulated:SIZE such as simulated:8GiB "
-      "(bytes a second of its link)",
+      "\"{}\" is no device; allowed are auto, cpu, cuda, cuda:NUMBER, emulated, simulated, simulated:SIZE such as "
+      "simulated:8GiB (bytes a second of its link)",
       text));
 }
 
@@ -30,6 +31,7 @@ absl::StatusOr<DeviceChoice> ParseDevice(std::string_view text) {
   const std::string_view rest = name.size() == text.size() ? "" : text.substr(name.size() + 1);
   if (name.size() != text.size() && rest.empty()) return BadDevice(text);
   if (text == "auto" || text == "cpu") return DeviceChoice{};
+  if (text == "emulated") return DeviceChoice{.kind = Kind::kEmulated};
   if (name == "cuda") {
     DeviceChoice choice{.kind = Kind::kCuda};
     const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), choice.index);
@@ -69,6 +71,10 @@ std::optional<uint64_t> FastBudget(const Config& config) {
 
 absl::StatusOr<std::unique_ptr<Backend>> NewBackend(const Config& config) {
   ASSIGN_OR_RETURN(const DeviceChoice choice, DeviceOf(config));
+  if (config.precise && choice.kind != DeviceChoice::Kind::kCpu && choice.kind != DeviceChoice::Kind::kSimulated) {
+    return absl::UnimplementedError("precise: float32 activations are the CPU's; leave budget.vram out");
+  }
+  if (choice.kind == DeviceChoice::Kind::kEmulated) return NewEmulatedGpuBackend(config.budget.vram);
   if (choice.kind == DeviceChoice::Kind::kCuda) {
     return NewCudaBackend(
         {.device = choice.index, .memory_bytes = config.budget.vram, .pinned_bytes = config.budget.pinned});

@@ -12,18 +12,28 @@
 namespace dogstar {
 
 struct DeviceChoice {
-  enum class Kind { kCpu, kCuda, kSimulated };
+  enum class Kind {
+    kCpu,
+    kCuda,
+    kEmulated,   // the GPU's kernels on the host: slow, for tests
+    kSimulated,  // the CPU's operations behind a link
+  };
   Kind kind = Kind::kCpu;
   int index = 0;                     // kCuda
   double link_bytes_per_second = 0;  // kSimulated; 0: unlimited
 };
-// Of Config::device: auto, cpu, cuda, cuda:N, simulated, simulated:SIZE (bytes a second of its link). InvalidArgument
-// says what is allowed.
+// Of Config::device: auto, cpu, cuda, cuda:N, emulated, simulated, simulated:SIZE (bytes a second of its link).
+// InvalidArgument says what is allowed.
 absl::StatusOr<DeviceChoice> ParseDevice(std::string_view text);
 
 // auto: CUDA where budget.vram is given, else the CPU. InvalidArgument: a device without budget.vram, or budget.vram
 // without a device.
 absl::StatusOr<DeviceChoice> DeviceOf(const Config& config);
+
+// Whether it multiplies with streamed rows of attention and head; a GPU has them in its memory.
+inline bool StreamsMatrices(const DeviceChoice& choice) {
+  return choice.kind == DeviceChoice::Kind::kCpu || choice.kind == DeviceChoice::Kind::kSimulated;
+}
 
 // Memory of the device is none of the host's: the budget of tier 0 is budget.vram.
 bool HasDeviceMemory(const Config& config);

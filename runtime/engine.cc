@@ -89,6 +89,7 @@ absl::Status Engine::Plan(const Hooks& hooks) {
     Accountant& accountant = line.on_device ? device_accountant_ : accountant_;
     RETURN_IF_ERROR(accountant.Reserve(line.what, line.resident_bytes));
   }
+  RETURN_IF_ERROR(CheckDevice());
   return CheckDrafts(hooks);
 }
 
@@ -107,6 +108,26 @@ absl::Status Engine::GiveUpDrafts(const Hooks& hooks, const StreamRates& rates, 
   *plan = std::move(without);
   options_.logit_rows = options_.texts;
   return absl::OkStatus();
+}
+
+absl::Status Engine::CheckDevice() const {
+  ASSIGN_OR_RETURN(const DeviceChoice device, DeviceOf(config_));
+  if (StreamsMatrices(device)) return absl::OkStatus();
+  if (model_->packed() == nullptr) {
+    return absl::FailedPreconditionError(
+        fmt::format("{} is a plain GGUF; a GPU runs its packed form (dogstar pack)", model_->path()));
+  }
+  uint64_t missing = 0;
+  for (const PlanLine& line : placement_.lines) {
+    if (line.what.starts_with("attention") || line.what.starts_with("head")) {
+      missing += line.total_bytes - line.resident_bytes;
+    }
+  }
+  if (missing == 0) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      fmt::format("budget.vram of {} does not hold attention and head of {}: {} are missing; raise it by as much, or "
+                  "shorten the context (-c)",
+                  FormatSize(config_.budget.vram), model_->path(), FormatSize(missing)));
 }
 
 absl::Status Engine::CheckDrafts(const Hooks& hooks) {

@@ -114,6 +114,7 @@ class Engine {
   absl::Status Build(const Hooks& hooks);
   absl::Status Plan(const Hooks& hooks);
   absl::Status GiveUpDrafts(const Hooks& hooks, const StreamRates& rates, RunPlanOptions* options, RunPlan* plan);
+  absl::Status CheckDevice() const;
   absl::Status CheckDrafts(const Hooks& hooks);
   absl::Status ChooseHowToRead(const Hooks& hooks);
   absl::Status CreateOverlay();

@@ -150,11 +150,12 @@ absl::Status Forward::GatherToken(TokenId token) {
   embedding_bytes_.resize(table.row_bytes());
   RETURN_IF_ERROR(
       model_->ReadBytes(table.offset + static_cast<uint64_t>(ToInt(token)) * table.row_bytes(), embedding_bytes_));
-  ASSIGN_OR_RETURN(const DeviceAddress row, backend_->Stage(embedding_bytes_));
-  RETURN_IF_ERROR(gather({table.type, MatrixLayout::kPlain, 1, table.cols, row}, 0));
-  const Ticket done = backend_->Now();
-  backend_->Unstage(done);
-  backend_->Wait(done);  // the bytes are overwritten by the next token's
+  if (backend_->shares_host_memory()) {
+    return gather({table.type, MatrixLayout::kPlain, 1, table.cols, embedding_bytes_.data()}, 0);
+  }
+  std::vector<float> values(static_cast<size_t>(table.cols));
+  DequantizeRow(table.type, embedding_bytes_.data(), table.cols, values.data());
+  backend_->Upload(values, 0, embedding_row_.get());
   return absl::OkStatus();
 }
 

@@ -58,9 +58,9 @@ int32_t CaptureRows(const ModelFile& model, const RunPlanOptions& options, Harve
 // What a device's memory cannot serve.
 absl::Status CheckDeviceChoices(const Config& config, const RunPlanOptions& options) {
   const bool harvests = config.cache.harvest.value_or(HarvestMode::kOff) != HarvestMode::kOff;
-  if (!options.needs_row_norms && !harvests) return absl::OkStatus();
+  if (!options.needs_row_norms && !options.chooses_by_token && !harvests) return absl::OkStatus();
   return absl::UnimplementedError(fmt::format(
-      "{} reads weights in host memory, which a run with budget.vram does not keep there; choose another one",
+      "{} needs weights in host memory, where a run with budget.vram does not keep them; choose another one",
       harvests ? "cache.harvest" : fmt::format("draft.predictor {}", config.draft.predictor)));
 }
 
@@ -315,6 +315,9 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
                          true},
                         {"activations", Forward::Bytes(model, backend, plan.limits), true},
                         {"norms and down-scale tables", Weights::TableBytes(model), true}};
+  if (const uint64_t own = backend.device_bytes(); own > 0 && HasDeviceMemory(config)) {
+    plan.request.fixed.push_back({"lists of the device", own, true});  // nothing else is there yet
+  }
   if (options.text_bytes > 0) plan.request.fixed.push_back({"generated text", options.text_bytes});
   if (options.needs_row_norms && NeedsPacked(options.mode)) {
     plan.request.fixed.push_back(

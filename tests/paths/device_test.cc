@@ -155,6 +155,48 @@ TEST_P(DeviceTest, TooLittleDeviceMemoryNamesWhatWorks) {
   EXPECT_TRUE(absl::IsUnimplemented(RunModel(config_, kPrompt, 4).status()));
 }
 
+// The GPU's kernels, run on the host: to the bit what the CPU computes.
+class EmulatedGpuTest : public testing::TestWithParam<QuantType> {};
+
+TEST_P(EmulatedGpuTest, TextAndProbabilitiesAreTheCpus) {
+  testing_support::TestFolder folder;
+  Config cpu;
+  cpu.model = testing_support::WriteTinyModel(folder, GetParam(), false);
+  cpu.threads = 2;
+  cpu.corrector.adaptive = false;
+  cpu.corrector.period = 4;
+  cpu.corrector.mode = RunMode::kDense;
+  Config gpu = cpu;
+  gpu.device = "emulated";
+  gpu.budget.vram = uint64_t{64} << 20;
+  const GenerationOptions options{.max_tokens = 12, .ignore_end = true, .logprobs = 3};
+  const auto expected = RunModel(cpu, kPrompt, options);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  for (const RunMode mode : {RunMode::kDense, RunMode::kStrict}) {
+    gpu.corrector.mode = mode;
+    gpu.draft.density = 0.5;
+    gpu.draft.tree = mode == RunMode::kStrict ? TreeShape::kBest : TreeShape::kChain;
+    gpu.draft.nodes = 6;
+    const auto found = RunModel(gpu, kPrompt, options);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->result.tokens, expected->result.tokens);
+    ASSERT_EQ(found->result.logprobs.size(), expected->result.logprobs.size());
+    for (size_t i = 0; i < expected->result.logprobs.size(); ++i) {
+      for (size_t j = 0; j < expected->result.logprobs[i].size(); ++j) {
+        EXPECT_EQ(found->result.logprobs[i][j].token, expected->result.logprobs[i][j].token);
+        EXPECT_EQ(found->result.logprobs[i][j].logprob, expected->result.logprobs[i][j].logprob) << i;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, EmulatedGpuTest,
+                         testing::Values(QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ5_0, QuantType::kQ5_1,
+                                         QuantType::kQ8_0, QuantType::kQ2_K, QuantType::kQ3_K, QuantType::kQ4_K,
+                                         QuantType::kQ5_K, QuantType::kQ6_K, QuantType::kIQ4_NL, QuantType::kF16,
+                                         QuantType::kBF16, QuantType::kF32),
+                         [](const auto& test) { return std::string(TraitsOf(test.param).name); });
+
 INSTANTIATE_TEST_SUITE_P(Types, DeviceTest, testing::Values(QuantType::kQ4_0, QuantType::kQ8_0, QuantType::kQ4_K),
                          [](const auto& test) { return std::string(TraitsOf(test.param).name); });
 

@@ -1,0 +1,224 @@
+// The FFN over pages of packed rows: z of blocks of 32 rows from the products of their panels, then the down part.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/activation.h"
+#include "gpu/arithmetic.h"
+#include "gpu/formats.h"
+#include "gpu/kernel.h"
+#include "gpu/products.h"
+
+namespace dogstar::gpu {
+
+// 32 packed rows of a page with at least one in use.
+struct RowBlock {
+  const std::byte* down = nullptr;  // the page's down part
+  int32_t first_row = 0;            // RowIndex of row 0
+  int32_t page = 0;                 // blocks of a page are neighbours
+  int32_t block_in_page = 0;
+  int32_t first_group = 0;  // of its runs, in the call's list of groups
+  int32_t runs = 0;         // that exist
+  uint32_t used = 0;        // bit i: row i is used
+};
+
+// z of a call's blocks: [rows][32 * blocks], quantized as activations are.
+struct ValuesKernel {
+  static constexpr int kThreads = 64;
+  using Shared = Nothing;
+  using Local = Nothing;
+  FfnActivation activation = FfnActivation::kSilu;
+  const RowBlock* blocks = nullptr;
+  int32_t block_count = 0, rows = 0;
+  const float* gate = nullptr;  // [rows][z.cols]
+  const float* up = nullptr;
+  ActivationView z;
+  float* capture = nullptr;  // may be null; [rows][capture_stride], by RowIndex
+  float* capture_up = nullptr;
+  int64_t capture_stride = 0;
+
+  DOGSTAR_HD int64_t Blocks() const { return (int64_t{rows} * block_count + kThreads - 1) / kThreads; }
+  DOGSTAR_HD int Phases() const { return 1; }
+  DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const {
+    const int64_t at = block * kThreads + thread;
+    if (at >= int64_t{rows} * block_count) return;
+    const int64_t row = at / block_count, b = at % block_count;
+    const RowBlock& of = blocks[b];
+    const int64_t first = row * z.cols + b * kBlockColumns;
+    float values[kBlockColumns];
+    for (int i = 0; i < kBlockColumns; ++i) {
+      const bool used = (of.used >> i & 1) != 0;
+      values[i] = used ? Activate(activation, gate[first + i]) * up[first + i] : 0;
+      z.f32[first + i] = values[i];
+      if (used && capture != nullptr) capture[row * capture_stride + of.first_row + i] = values[i];
+      if (used && capture_up != nullptr) capture_up[row * capture_stride + of.first_row + i] = up[first + i];
+    }
+    QuantizeBlock(values, row, b, z);
+  }
+};
+
+struct DownTask {
+  const RowBlock* blocks = nullptr;
+  int32_t block_count = 0;
+  const uint16_t* groups = nullptr;
+  int32_t run_rows = 0;
+  uint64_t panel_bytes = 0;           // of 16 outputs of a page
+  const std::byte* scales = nullptr;  // the layer's down-scale table; null for float types
+  ActivationView z;
+  int32_t rows = 0, dim = 0;
+  float* y = nullptr;  // [rows][dim]
+
+  DOGSTAR_HD int64_t panels() const { return (int64_t{dim} + kLanes - 1) / kLanes; }
+  DOGSTAR_HD int64_t Blocks() const { return panels() * ((rows + kTileRows - 1) / kTileRows); }
+};
+
+// 16 outputs of eight rows a block: exact sums of runs, then one thread a row and output adds up runs and pages in
+// order.
+template <QuantType kType>
+struct DownKernel {
+  using Format = FormatOf<kType>;
+  static constexpr int kThreads = kLanes * kSlices;
+  static constexpr int kChunk = kSlices;  // blocks of rows between two meetings
+  static constexpr int kMostRuns = 8;     // of a block
+  struct Shared {
+    int32_t sums[kTileRows][kChunk][kMostRuns][kLanes];
+  };
+  struct Local {
+    float partial, y;
+    int32_t page;  // of partial
+  };
+  DownTask task;
+
+  DOGSTAR_HD int64_t Blocks() const { return task.Blocks(); }
+  DOGSTAR_HD int Phases() const { return 2 * ((task.block_count + kChunk - 1) / kChunk); }
+
+  DOGSTAR_HD void Run(int phase, int64_t block, int thread, Shared* shared, Local* local) const {
+    const int64_t panel = block % task.panels();
+    const int32_t first_row = static_cast<int32_t>(block / task.panels()) * kTileRows;
+    const int32_t begin = phase / 2 * kChunk, left = task.block_count - begin;
+    const int count = left < kChunk ? left : kChunk, lane = thread % kLanes;
+    if (phase % 2 == 0) {
+      if (thread / kLanes < count) Sums(panel, begin, thread / kLanes, first_row, lane, shared);
+      return;
+    }
+    const int32_t row = first_row + thread / kLanes;
+    const int64_t output = panel * kLanes + lane;
+    if (row >= task.rows || output >= task.dim) return;
+    float* y = task.y + int64_t{row} * task.dim + output;
+    if (phase == 1) *local = {0, *y, task.blocks[0].page};
+    for (int b = 0; b < count; ++b) AddBlock(begin + b, shared->sums[row % kTileRows][b], row, lane, output, local);
+    if (phase + 1 == Phases()) *y = local->y + local->partial;
+  }
+
+ private:
+  DOGSTAR_HD void Sums(int64_t panel, int32_t begin, int b, int32_t first_row, int lane, Shared* shared) const {
+    const RowBlock& block = task.blocks[begin + b];
+    const std::byte* codes = block.down + static_cast<uint64_t>(panel) * task.panel_bytes +
+                             int64_t{block.block_in_page} * Format::kBlockBytes;
+    uint32_t quads[kQuads];
+    for (int k = 0; k < kQuads; ++k) quads[k] = LoadQuad<Format>(codes, k, lane);
+    const int quads_of_run = task.run_rows / 4;
+    for (int r = 0; r < kTileRows && first_row + r < task.rows; ++r) {
+      for (int run = 0; run < block.runs; ++run) {
+        shared->sums[r][b][run][lane] =
+            RunSum(quads, first_row + r, begin + b, run * quads_of_run, quads_of_run, codes, lane);
+      }
+    }
+  }
+
+  DOGSTAR_HD int32_t RunSum(const uint32_t* quads, int64_t row, int64_t block, int first, int count,
+                            const std::byte* codes, int lane) const {
+    int32_t sum = 0, z_sum = 0;
+    for (int k = first; k < first + count; ++k) {
+      const uint32_t z = CodesAt(task.z, row, block * kBlockColumns + 4 * k);
+      sum = Dot4(quads[k], z, sum);
+      z_sum = Dot4(0x01010101u, z, z_sum);
+    }
+    sum -= Format::kOffset * z_sum;
+    const int32_t outlier = task.z.outliers[row * task.z.blocks() + block], column = outlier & (kBlockColumns - 1);
+    if (outlier != 0 && column / 4 >= first && column / 4 < first + count) {
+      sum += ValueAt<Format>(codes, column, lane) * (outlier >> 5);
+    }
+    return sum;
+  }
+
+  // Sum of the z codes of a run, the outlier's included.
+  DOGSTAR_HD int32_t CodesOfRun(int64_t row, int64_t block, int run) const {
+    const int first = run * task.run_rows / 4, count = task.run_rows / 4;
+    int32_t sum = 0;
+    for (int k = first; k < first + count; ++k) {
+      sum = Dot4(0x01010101u, CodesAt(task.z, row, block * kBlockColumns + 4 * k), sum);
+    }
+    const int32_t outlier = task.z.outliers[row * task.z.blocks() + block], column = outlier & (kBlockColumns - 1);
+    return outlier != 0 && column / 4 >= first && column / 4 < first + count ? sum + (outlier >> 5) : sum;
+  }
+
+  DOGSTAR_HD void AddBlock(int32_t b, const int32_t (*sums)[kLanes], int32_t row, int lane, int64_t output,
+                           Local* local) const {
+    const RowBlock& block = task.blocks[b];
+    if (block.page != local->page) {
+      local->y = local->y + local->partial;
+      local->partial = 0;
+      local->page = block.page;
+    }
+    const float d = task.z.scales[row * task.z.blocks() + b];
+    for (int run = 0; run < block.runs; ++run) {
+      const GroupScale scale =
+          gpu::ScaleOf<Format>(task.scales, task.groups[block.first_group + run], task.dim, output);
+      local->partial = Fma(d * scale.d, static_cast<float>(sums[run][lane]), local->partial);
+      if constexpr (Format::kMinimum) {
+        local->partial = Fma(scale.m, d * static_cast<float>(CodesOfRun(row, b, run)), local->partial);
+      }
+    }
+  }
+};
+
+// The same of float types: z as it is, row by row, those in use.
+template <QuantType kType>
+struct FloatDownKernel {
+  static constexpr int kThreads = kLanes * kTileRows;
+  using Shared = Nothing;
+  using Local = Nothing;
+  DownTask task;
+
+  DOGSTAR_HD int64_t Blocks() const { return task.Blocks(); }
+  DOGSTAR_HD int Phases() const { return 1; }
+  DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const {
+    const int64_t panel = block % task.panels(), output = panel * kLanes + thread % kLanes;
+    const int64_t row = block / task.panels() * kTileRows + thread / kLanes;
+    if (row >= task.rows || output >= task.dim) return;
+    float* y = task.y + row * task.dim + output;
+    float total = *y, partial = 0;
+    int32_t page = task.blocks[0].page;
+    for (int32_t b = 0; b < task.block_count; ++b) {
+      const RowBlock& of = task.blocks[b];
+      if (of.page != page) {
+        total = total + partial;
+        partial = 0;
+        page = of.page;
+      }
+      const std::byte* weights = of.down + static_cast<uint64_t>(panel) * task.panel_bytes;
+      for (int i = 0; i < kBlockColumns; ++i) {
+        if ((of.used >> i & 1) == 0) continue;
+        const int64_t column = int64_t{of.block_in_page} * kBlockColumns + i;
+        const float w = FloatWeight<kType>(weights, column * kLanes + thread % kLanes);
+        partial = Fma(w, task.z.f32[row * task.z.cols + int64_t{b} * kBlockColumns + i], partial);
+      }
+    }
+    *y = total + partial;
+  }
+};
+
+template <QuantType kType, bool kPlainNumbers>
+struct DownOf {
+  using Kernel = DownKernel<kType>;
+};
+template <QuantType kType>
+struct DownOf<kType, true> {
+  using Kernel = FloatDownKernel<kType>;
+};
+template <QuantType kType>
+using Down = typename DownOf<kType, kIsFloat<kType>>::Kernel;
+
+}  // namespace dogstar::gpu

@@ -1,0 +1,18 @@
+// The backend of a GPU: operations of device/backend.h as kernels (products.h, ffn.h, elements.h) on a Runtime.
+//
+// Not there: precise mode, matrices of plain rows, choices of rows by token, overlays, pages in planes.
+#pragma once
+
+#include <memory>
+
+#include "gpu/runtime.h"
+
+namespace dogstar {
+
+// memory_bytes: of the device, at most.
+absl::StatusOr<std::unique_ptr<Backend>> NewGpuBackend(std::unique_ptr<gpu::Runtime> runtime, uint64_t memory_bytes);
+
+// The same on the host's emulation of a GPU: slow, for tests.
+absl::StatusOr<std::unique_ptr<Backend>> NewEmulatedGpuBackend(uint64_t memory_bytes);
+
+}  // namespace dogstar

@@ -1,0 +1,32 @@
+// Kernels of a GPU as C++ that the host's compiler takes as well, so that a machine without a GPU runs and tests them
+// (host_runtime.h); nvcc makes the device's code of the same lines (cuda/).
+//
+// A kernel is a struct of its parameters with
+//   static constexpr int kThreads          threads of a block
+//   Shared, Local                          what a block's threads share, and what each keeps; trivial structs
+//   int64_t Blocks() const                 of the grid
+//   int Phases() const                     the same for all threads of a block
+//   void Run(int phase, int64_t block, int thread, Shared*, Local*) const
+// All threads of a block end a phase before one begins the next; Local starts as zeros, Shared as anything.
+//
+// Results are those of device/backend.h to the bit: integer sums are shared out among threads, sums of floats follow
+// its order. Nothing here may be contracted into fused operations by a compiler (nvcc: -fmad=false).
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define DOGSTAR_HD __host__ __device__ inline
+#else
+#define DOGSTAR_HD inline
+#endif
+
+namespace dogstar::gpu {
+
+struct Nothing {};
+
+// One element for each thread of a grid of blocks.
+constexpr int kElementThreads = 256;
+DOGSTAR_HD int64_t BlocksOf(int64_t elements) { return (elements + kElementThreads - 1) / kElementThreads; }
+
+}  // namespace dogstar::gpu

@@ -1,0 +1,267 @@
+// Products of weight panels and activation rows, and what makes activations of floats.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gpu/arithmetic.h"
+#include "gpu/formats.h"
+#include "gpu/kernel.h"
+
+namespace dogstar::gpu {
+
+// Activation rows as products read them, [rows][cols]: int8 codes (0 where an outlier is), and of each block of 32
+// columns its scale, the sums of the codes of its two halves, and its outlier, code * 32 + column (0: none).
+struct ActivationView {
+  float* f32 = nullptr;
+  int8_t* codes = nullptr;
+  float* scales = nullptr;       // [rows][cols / 32]
+  int32_t* code_sums = nullptr;  // [rows][cols / 16]
+  int32_t* outliers = nullptr;   // [rows][cols / 32]
+  int32_t cols = 0;
+  DOGSTAR_HD int64_t blocks() const { return cols / kBlockColumns; }
+};
+
+// Four codes of row `row` from column `column` on.
+DOGSTAR_HD uint32_t CodesAt(const ActivationView& x, int64_t row, int64_t column) {
+  return *reinterpret_cast<const uint32_t*>(x.codes + row * x.cols + column);
+}
+
+// Block `block` of row `row` from its 32 values.
+DOGSTAR_HD void QuantizeBlock(const float* values, int64_t row, int64_t block, const ActivationView& out) {
+  float m1 = 0, m2 = 0;
+  for (int i = 0; i < kBlockColumns; ++i) {
+    const float size = Magnitude(values[i]);
+    const float other = size < m1 ? size : m1;
+    m2 = other > m2 ? other : m2;
+    m1 = size > m1 ? size : m1;
+  }
+  const bool apart = m1 > 2.0f * m2 && m2 > 0 && m1 <= 4000.0f * m2 && IsFinite(127.0f / m2);
+  const float most = apart ? m2 : m1, inverse = 127.0f / most;
+  const bool finite = IsFinite(inverse);
+  int32_t halves[2] = {0, 0}, outlier = 0;
+  for (int i = 0; i < kBlockColumns; ++i) {
+    int32_t code = finite ? static_cast<int32_t>(Nearest(values[i] * inverse)) : 0;
+    if (apart && Magnitude(values[i]) == m1) {
+      outlier = code * kBlockColumns + i;
+      code = 0;
+    }
+    out.codes[row * out.cols + block * kBlockColumns + i] = static_cast<int8_t>(code);
+    halves[i / 16] += code;
+  }
+  const int64_t at = row * out.blocks() + block;
+  out.scales[at] = most / 127.0f;
+  out.code_sums[2 * at] = halves[0];
+  out.code_sums[2 * at + 1] = halves[1];
+  out.outliers[at] = outlier;
+}
+
+// out = x, rows of x.
+struct PrepareKernel {
+  static constexpr int kThreads = kElementThreads;
+  using Shared = Nothing;
+  using Local = Nothing;
+  const float* x = nullptr;
+  int32_t rows = 0;
+  ActivationView out;
+
+  DOGSTAR_HD int64_t Blocks() const { return BlocksOf(rows * out.blocks()); }
+  DOGSTAR_HD int Phases() const { return 1; }
+  DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const {
+    const int64_t at = block * kThreads + thread;
+    if (at >= rows * out.blocks()) return;
+    const float* values = x + at * kBlockColumns;
+    for (int i = 0; i < kBlockColumns; ++i) out.f32[at * kBlockColumns + i] = values[i];
+    QuantizeBlock(values, at / out.blocks(), at % out.blocks(), out);
+  }
+};
+
+constexpr int kTileRows = 8;  // activation rows that a block multiplies with
+constexpr int kSlices = 8;    // threads that share a weight row
+
+// Panels of a matrix: one after the other, or a list of their addresses.
+struct PanelList {
+  const std::byte* first = nullptr;
+  uint64_t panel_bytes = 0;
+  const std::byte* const* list = nullptr;
+  DOGSTAR_HD const std::byte* At(int64_t panel) const {
+    return list != nullptr ? list[panel] : first + static_cast<uint64_t>(panel) * panel_bytes;
+  }
+};
+
+struct ProductTask {
+  PanelList panels;
+  int32_t w_rows = 0;  // 16 a panel, the last may have fewer
+  ActivationView x;
+  int32_t rows = 0;
+  float* out = nullptr;  // out[t * out_stride + r]
+  int64_t out_stride = 0;
+
+  DOGSTAR_HD int64_t panel_count() const { return (int64_t{w_rows} + kLanes - 1) / kLanes; }
+  DOGSTAR_HD int64_t Blocks() const { return panel_count() * ((rows + kTileRows - 1) / kTileRows); }
+};
+
+// The exact sum of a scale group of a block: quads [first, first + count) of `quads`.
+template <typename Format>
+DOGSTAR_HD int32_t GroupSum(const uint32_t* quads, const ActivationView& x, int64_t row, int64_t block, int first,
+                            int count, const std::byte* codes, int lane) {
+  int32_t sum = 0;
+  for (int k = first; k < first + count; ++k) sum = Dot4(quads[k], CodesAt(x, row, block * kBlockColumns + 4 * k), sum);
+  const int64_t at = row * x.blocks() + block;
+  if constexpr (Format::kOffset != 0) {
+    for (int half = first / 4; half < (first + count) / 4; ++half) sum -= Format::kOffset * x.code_sums[2 * at + half];
+  }
+  const int32_t outlier = x.outliers[at], column = outlier & (kBlockColumns - 1);
+  if (outlier != 0 && column / 4 >= first && column / 4 < first + count) {
+    sum += ValueAt<Format>(codes, column, lane) * (outlier >> 5);
+  }
+  return sum;
+}
+
+// Sum of the x codes of a group, the outlier's included.
+DOGSTAR_HD int32_t CodeSum(const ActivationView& x, int64_t at, int first_half, int halves) {
+  int32_t sum = 0;
+  for (int half = first_half; half < first_half + halves; ++half) sum += x.code_sums[2 * at + half];
+  const int32_t outlier = x.outliers[at], half_of = (outlier & (kBlockColumns - 1)) / 16;
+  return half_of >= first_half && half_of < first_half + halves ? sum + (outlier >> 5) : sum;
+}
+
+// A panel times eight rows a block of threads. Threads of a row's slices make exact sums of scale groups, then one
+// thread a row and lane adds them up with their scales, in order.
+template <QuantType kType>
+struct ProductKernel {
+  using Format = FormatOf<kType>;
+  static constexpr int kThreads = kLanes * kSlices;
+  static_assert(kThreads == kLanes * kTileRows);
+  static constexpr int kChunk = 32;  // blocks of columns between two meetings
+  static constexpr int kGroups = Format::kGroupsPerBlock;
+  struct Shared {
+    int32_t sums[kTileRows][kChunk * kGroups][kLanes];
+  };
+  struct Local {
+    float acc;
+  };
+  ProductTask task;
+
+  DOGSTAR_HD int64_t Blocks() const { return task.Blocks(); }
+  DOGSTAR_HD int Phases() const { return 2 * static_cast<int>((task.x.blocks() + kChunk - 1) / kChunk); }
+
+  DOGSTAR_HD void Run(int phase, int64_t block, int thread, Shared* shared, Local* local) const {
+    const int64_t panel = block % task.panel_count();
+    const int32_t first_row = static_cast<int32_t>(block / task.panel_count()) * kTileRows;
+    const std::byte* codes = task.panels.At(panel);
+    const int64_t begin = int64_t{phase / 2} * kChunk, left = task.x.blocks() - begin;
+    const int count = static_cast<int>(left < kChunk ? left : kChunk);
+    const int lane = thread % kLanes;
+    if (phase % 2 == 0) {
+      Sums(codes, begin, count, first_row, lane, thread / kLanes, shared);
+      return;
+    }
+    const int32_t row = first_row + thread / kLanes;
+    if (row >= task.rows) return;
+    Add(codes + task.x.blocks() * Format::kBlockBytes, begin, count, row, lane, *shared, &local->acc);
+    const int64_t weight_row = panel * kLanes + lane;
+    if (phase + 1 == Phases() && weight_row < task.w_rows) task.out[row * task.out_stride + weight_row] = local->acc;
+  }
+
+ private:
+  DOGSTAR_HD void Sums(const std::byte* codes, int64_t begin, int count, int32_t first_row, int lane, int slice,
+                       Shared* shared) const {
+    for (int b = slice; b < count; b += kSlices) {
+      const std::byte* block = codes + (begin + b) * Format::kBlockBytes;
+      uint32_t quads[kQuads];
+      for (int k = 0; k < kQuads; ++k) quads[k] = LoadQuad<Format>(block, k, lane);
+      for (int r = 0; r < kTileRows && first_row + r < task.rows; ++r) {
+        for (int g = 0; g < kGroups; ++g) {
+          shared->sums[r][b * kGroups + g][lane] = GroupSum<Format>(
+              quads, task.x, first_row + r, begin + b, g * kQuads / kGroups, kQuads / kGroups, block, lane);
+        }
+      }
+    }
+  }
+
+  DOGSTAR_HD void Add(const std::byte* scales, int64_t begin, int count, int32_t row, int lane, const Shared& shared,
+                      float* acc) const {
+    for (int g = 0; g < count * kGroups; ++g) {
+      const int64_t block = begin + g / kGroups, at = row * task.x.blocks() + block;
+      const GroupScale scale = ScaleOf<Format>(scales, begin * kGroups + g, kLanes, lane);
+      const float d = task.x.scales[at];
+      *acc = Fma(scale.d * d, static_cast<float>(shared.sums[row % kTileRows][g][lane]), *acc);
+      if constexpr (Format::kMinimum) {
+        const int32_t sum = CodeSum(task.x, at, g % kGroups * (2 / kGroups), 2 / kGroups);
+        *acc = Fma(scale.m, d * static_cast<float>(sum), *acc);
+      }
+    }
+  }
+};
+
+// The same of float types: one thread a weight row and activation row.
+template <QuantType kType>
+struct FloatProductKernel {
+  static constexpr int kThreads = kLanes * kTileRows;
+  using Shared = Nothing;
+  using Local = Nothing;
+  ProductTask task;
+
+  DOGSTAR_HD int64_t Blocks() const { return task.Blocks(); }
+  DOGSTAR_HD int Phases() const { return 1; }
+  DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const {
+    const int64_t panel = block % task.panel_count(), weight_row = panel * kLanes + thread % kLanes;
+    const int64_t row = block / task.panel_count() * kTileRows + thread / kLanes;
+    if (row >= task.rows || weight_row >= task.w_rows) return;
+    const std::byte* weights = task.panels.At(panel);
+    const float* x = task.x.f32 + row * task.x.cols;
+    float acc = 0;
+    for (int32_t k = 0; k < task.x.cols; ++k) {
+      acc = Fma(FloatWeight<kType>(weights, int64_t{k} * kLanes + thread % kLanes), x[k], acc);
+    }
+    task.out[row * task.out_stride + weight_row] = acc;
+  }
+};
+
+template <QuantType kType, bool kPlainNumbers>
+struct ProductOf {
+  using Kernel = ProductKernel<kType>;
+};
+template <QuantType kType>
+struct ProductOf<kType, true> {
+  using Kernel = FloatProductKernel<kType>;
+};
+template <QuantType kType>
+using Product = typename ProductOf<kType, kIsFloat<kType>>::Kernel;
+
+// Rows of a table in panels, decoded: out row i = table row index[i].
+template <QuantType kType>
+struct GatherKernel {
+  static constexpr int kThreads = kElementThreads;
+  using Shared = Nothing;
+  using Local = Nothing;
+  const std::byte* panels = nullptr;
+  uint64_t panel_bytes = 0;
+  const int32_t* index = nullptr;
+  int32_t rows = 0, cols = 0;
+  float* out = nullptr;
+
+  DOGSTAR_HD int64_t Blocks() const { return BlocksOf(int64_t{rows} * cols); }
+  DOGSTAR_HD int Phases() const { return 1; }
+  DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const {
+    const int64_t at = block * kThreads + thread;
+    if (at >= int64_t{rows} * cols) return;
+    const int32_t row = index[at / cols], lane = row % kLanes;
+    const int64_t column = at % cols;
+    const std::byte* panel = panels + static_cast<uint64_t>(row / kLanes) * panel_bytes;
+    if constexpr (kIsFloat<kType>) {
+      out[at] = FloatWeight<kType>(panel, column * kLanes + lane);
+    } else {
+      using Format = FormatOf<kType>;
+      const std::byte* codes = panel + column / kBlockColumns * Format::kBlockBytes;
+      const std::byte* scales = panel + int64_t{cols} / kBlockColumns * Format::kBlockBytes;
+      const GroupScale scale = ScaleOf<Format>(scales, column / Format::kGroup, kLanes, lane);
+      const float value = static_cast<float>(ValueAt<Format>(codes, static_cast<int>(column % kBlockColumns), lane));
+      const float weight = scale.d * value;
+      out[at] = Format::kMinimum ? weight + scale.m : weight;
+    }
+  }
+};
+
+}  // namespace dogstar::gpu
