@@ -34,7 +34,7 @@ CALLS = [
     ("using namespace", r"\busing\s+namespace\s+(?!std::(chrono_)?literals)", (), "name what is used"),
     ("random", r"\b(rand|srand|random_device)\s*\(|\bstd::(mt19937\w*|random_device)\b", ("tests/", "_test.cc"),
      "base/random.h: numbers are keyed or seeded"),
-    ("platform", r"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif)\b.*(CUDA|AVX|__x86|__ARM|__aarch64)", ("cpu/", "cuda/", "bench/"),
+    ("platform", r"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif)\b.*(CUDA|AVX|__x86|__ARM|__aarch64)", ("cpu/", "cuda/", "gpu/", "bench/"),
      "a file of its own in cpu/ or cuda/, behind device/"),
 ]
 # On every text file. Written in pieces, so that this file passes.

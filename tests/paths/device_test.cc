@@ -169,7 +169,7 @@ TEST_P(EmulatedGpuTest, TextAndProbabilitiesAreTheCpus) {
   Config gpu = cpu;
   gpu.device = "emulated";
   gpu.budget.vram = uint64_t{64} << 20;
-  const GenerationOptions options{.max_tokens = 12, .ignore_end = true, .logprobs = 3};
+  const GenerationOptions options{.max_tokens = 6, .ignore_end = true, .logprobs = 3};
   const auto expected = RunModel(cpu, kPrompt, options);
   ASSERT_TRUE(expected.ok()) << expected.status();
   for (const RunMode mode : {RunMode::kDense, RunMode::kStrict}) {

@@ -1,0 +1,223 @@
+// What a GPU's backend keeps in device memory: tensors, activations, keys and values, an FFN in progress, lists.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/panel.h"
+#include "device/backend.h"
+#include "gpu/runtime.h"
+
+namespace dogstar {
+
+constexpr int32_t kBlockRows = gpu::kBlockColumns;
+
+// Device memory that is freed with its owner.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  DeviceMemory(gpu::Runtime* runtime, std::byte* data, uint64_t bytes)
+      : runtime_(runtime), data_(data), bytes_(bytes) {}
+  DeviceMemory(DeviceMemory&& other) noexcept
+      : runtime_(other.runtime_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept {
+    std::swap(runtime_, other.runtime_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~DeviceMemory() {
+    if (runtime_ != nullptr && data_ != nullptr) runtime_->Free(data_);
+  }
+  std::byte* data() const { return data_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  gpu::Runtime* runtime_ = nullptr;
+  std::byte* data_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+// Hands out parts of one allocation; of none: counts.
+class Cutter {
+ public:
+  explicit Cutter(std::byte* memory) : memory_(memory) {}
+  template <typename T>
+  T* Take(uint64_t count) {
+    T* const part = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);
+    used_ += (count * sizeof(T) + 255) / 256 * 256;
+    return part;
+  }
+  uint64_t used() const { return used_; }
+
+ private:
+  std::byte* memory_;
+  uint64_t used_ = 0;
+};
+
+inline gpu::ActivationView CutActivations(uint64_t rows, uint64_t cols, Cutter* cutter) {
+  const uint64_t blocks = rows * (cols / kQuantBlock);
+  gpu::ActivationView view;
+  view.f32 = cutter->Take<float>(rows * cols);
+  view.codes = cutter->Take<int8_t>(rows * cols);
+  view.scales = cutter->Take<float>(blocks);
+  view.code_sums = cutter->Take<int32_t>(2 * blocks);
+  view.outliers = cutter->Take<int32_t>(blocks);
+  view.cols = static_cast<int32_t>(cols);
+  return view;
+}
+
+class GpuTensor : public Tensor {
+ public:
+  GpuTensor(int32_t rows, int32_t cols, DeviceMemory memory) : Tensor(rows, cols), memory_(std::move(memory)) {}
+  float* values() const { return reinterpret_cast<float*>(memory_.data()); }
+
+ private:
+  DeviceMemory memory_;
+};
+
+class GpuActivations : public Activations {
+ public:
+  GpuActivations(int32_t rows, int32_t cols, DeviceMemory memory) : rows_(rows), memory_(std::move(memory)) {
+    Cutter cutter(memory_.data());
+    view_ = CutActivations(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), &cutter);
+  }
+  static uint64_t BytesFor(int32_t rows, int32_t cols) {
+    Cutter measure(nullptr);
+    CutActivations(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), &measure);
+    return measure.used();
+  }
+  int32_t capacity() const { return rows_; }
+  const gpu::ActivationView& view() const { return view_; }
+
+ private:
+  int32_t rows_;
+  DeviceMemory memory_;
+  gpu::ActivationView view_;
+};
+
+class GpuKvStore : public KvStore {
+ public:
+  GpuKvStore(const KvShape& shape, DeviceMemory memory) : shape_(shape), memory_(std::move(memory)) {}
+  uint64_t bytes() const override { return memory_.bytes(); }
+  const KvShape& shape() const { return shape_; }
+  std::byte* data() const { return memory_.data(); }
+  gpu::KvLayer Layer(LayerIndex layer) const {
+    gpu::KvLayer kv{shape_.type, shape_.head_dim, shape_.kv_head_count, shape_.slots, 0, nullptr, nullptr};
+    kv.head_bytes = KvHeadBytes(shape_.type, shape_.head_dim);
+    const int64_t part = int64_t{shape_.kv_head_count} * shape_.slots * kv.head_bytes;
+    kv.keys = memory_.data() + 2 * ToInt(layer) * part;
+    kv.values = kv.keys + part;
+    return kv;
+  }
+  // Scratch behind keys and values: rows of score_stride floats.
+  float* scores() const { return reinterpret_cast<float*>(memory_.data() + KvDataBytes(shape_)); }
+  int64_t score_stride() const { return (int64_t{shape_.slots} + 15) / 16 * 16 + 16; }
+  int64_t score_rows() const {
+    return static_cast<int64_t>((memory_.bytes() - KvDataBytes(shape_)) / sizeof(float)) / score_stride();
+  }
+
+ private:
+  KvShape shape_;
+  DeviceMemory memory_;
+};
+
+// Packed rows of a call whose z fits: all for few activation rows, for many about 2 Mi values.
+inline int32_t RowsTogether(const FfnJobShape& shape) {
+  const int64_t fit = std::max<int64_t>((int64_t{2} << 20) / std::max(shape.rows, 1), 2048);
+  return static_cast<int32_t>(std::min<int64_t>(shape.ffn_rows, fit) + kBlockRows - 1) / kBlockRows * kBlockRows;
+}
+
+// What a call's pages are made of, as kernels read it: sent in one piece.
+struct PageLists {
+  std::vector<const std::byte*> gate, up;  // panels
+  std::vector<gpu::RowBlock> blocks;
+  std::vector<uint16_t> groups;
+  void Clear() {
+    gate.clear();
+    up.clear();
+    blocks.clear();
+    groups.clear();
+  }
+};
+
+class GpuFfnJob : public FfnJob {
+ public:
+  GpuFfnJob(const FfnJobShape& shape, DeviceMemory memory) : shape_(shape), memory_(std::move(memory)) {
+    Cutter cutter(memory_.data());
+    Cut(&cutter);
+  }
+  static uint64_t BytesFor(const FfnJobShape& shape) {
+    Cutter measure(nullptr);
+    GpuFfnJob job(shape, {});
+    job.Cut(&measure);
+    return measure.used();
+  }
+  int32_t rows_together() const { return RowsTogether(shape_); }
+  const FfnJobShape& shape() const { return shape_; }
+
+  float *y = nullptr, *gate = nullptr, *up = nullptr;
+  gpu::ActivationView z;
+  std::byte* lists = nullptr;  // ListBytes
+  // Of the FFN begun last.
+  FfnPageLayout layout;
+  FfnActivation activation = FfnActivation::kSilu;
+  const std::byte* down_scales = nullptr;
+  float *capture = nullptr, *capture_up = nullptr;
+  int64_t capture_stride = 0;
+  gpu::ActivationView x;
+  int32_t rows = 0;
+  PageLists pages;
+
+ private:
+  void Cut(Cutter* cutter) {
+    const auto most = static_cast<uint64_t>(shape_.rows), together = static_cast<uint64_t>(rows_together());
+    y = cutter->Take<float>(most * static_cast<uint64_t>(shape_.dim));
+    gate = cutter->Take<float>(most * together);
+    up = cutter->Take<float>(most * together);
+    z = CutActivations(most, together, cutter);
+    lists = cutter->Take<std::byte>(ListBytes());
+  }
+  uint64_t ListBytes() const {
+    const auto blocks = static_cast<uint64_t>(rows_together() / kBlockRows);
+    return blocks * (4 * sizeof(std::byte*) + sizeof(gpu::RowBlock) + 8 * sizeof(uint16_t)) + 1024;
+  }
+
+  FfnJobShape shape_;
+  DeviceMemory memory_;
+};
+
+inline float* ValuesOf(Tensor* tensor) { return static_cast<GpuTensor*>(tensor)->values(); }
+inline const float* ValuesOf(const Tensor& tensor) { return static_cast<const GpuTensor&>(tensor).values(); }
+
+template <typename T>
+std::span<const std::byte> BytesOf(const std::vector<T>& values) {
+  return std::as_bytes(std::span<const T>(values));
+}
+
+// A list in device memory that is sent when it changes: layers of a pass use the same one.
+class SentList {
+ public:
+  absl::Status Allocate(gpu::Runtime* runtime) {
+    ASSIGN_OR_RETURN(std::byte* const data, runtime->Allocate(gpu::Runtime::kSendBytes));
+    memory_ = DeviceMemory(runtime, data, gpu::Runtime::kSendBytes);
+    return absl::OkStatus();
+  }
+  const std::byte* Update(gpu::Runtime* runtime, std::span<const std::byte> bytes) {
+    if (!std::ranges::equal(bytes, last_)) {
+      runtime->Send(bytes, memory_.data());
+      last_.assign(bytes.begin(), bytes.end());
+    }
+    return memory_.data();
+  }
+
+ private:
+  DeviceMemory memory_;
+  std::vector<std::byte> last_;
+};
+
+}  // namespace dogstar
