@@ -1,6 +1,7 @@
 // Runs on a device with memory of its own, here the simulated one: three tiers, staged copies, budgets.
 #include <cstdlib>
 
+#include "cuda/cuda_backend.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/devices.h"
@@ -155,19 +156,17 @@ TEST_P(DeviceTest, TooLittleDeviceMemoryNamesWhatWorks) {
   EXPECT_TRUE(absl::IsUnimplemented(RunModel(config_, kPrompt, 4).status()));
 }
 
-// The GPU's kernels, run on the host: to the bit what the CPU computes.
-class EmulatedGpuTest : public testing::TestWithParam<QuantType> {};
-
-TEST_P(EmulatedGpuTest, TextAndProbabilitiesAreTheCpus) {
+// The GPU's kernels, run on the host and, where there is one, on a GPU: to the bit what the CPU computes.
+void ExpectTheCpusTextAndProbabilities(const char* device, QuantType type) {
   testing_support::TestFolder folder;
   Config cpu;
-  cpu.model = testing_support::WriteTinyModel(folder, GetParam(), false);
+  cpu.model = testing_support::WriteTinyModel(folder, type, false);
   cpu.threads = 2;
   cpu.corrector.adaptive = false;
   cpu.corrector.period = 4;
   cpu.corrector.mode = RunMode::kDense;
   Config gpu = cpu;
-  gpu.device = "emulated";
+  gpu.device = device;
   gpu.budget.vram = uint64_t{64} << 20;
   const GenerationOptions options{.max_tokens = 6, .ignore_end = true, .logprobs = 3};
   const auto expected = RunModel(cpu, kPrompt, options);
@@ -190,7 +189,18 @@ TEST_P(EmulatedGpuTest, TextAndProbabilitiesAreTheCpus) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, EmulatedGpuTest,
+class GpuTest : public testing::TestWithParam<QuantType> {};
+
+TEST_P(GpuTest, EmulatedGivesTheCpusBits) { ExpectTheCpusTextAndProbabilities("emulated", GetParam()); }
+
+TEST_P(GpuTest, CudaGivesTheCpusBits) {
+  const auto devices = ListCudaDevices();
+  if (!devices.ok()) GTEST_SKIP() << devices.status().message();
+  if (devices->empty()) GTEST_SKIP() << "no CUDA device was found on this machine";
+  ExpectTheCpusTextAndProbabilities("cuda", GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, GpuTest,
                          testing::Values(QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ5_0, QuantType::kQ5_1,
                                          QuantType::kQ8_0, QuantType::kQ2_K, QuantType::kQ3_K, QuantType::kQ4_K,
                                          QuantType::kQ5_K, QuantType::kQ6_K, QuantType::kIQ4_NL, QuantType::kF16,
