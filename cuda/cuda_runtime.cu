@@ -104,6 +104,7 @@ class CudaRuntime : public gpu::Runtime {
     RETURN_IF_ERROR(
         CudaStatus(cudaMalloc(&memory, bytes), absl::StrCat("allocate ", FormatSize(bytes), " of GPU memory")));
     RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(memory, 0, bytes, kernels_.get()), "clear GPU memory"));
+    RETURN_IF_ERROR(kernels_.Wait());  // copies of the other stream may follow at once
     return static_cast<std::byte*>(memory);
   }
   void Free(std::byte* memory) override {
@@ -147,6 +148,8 @@ class CudaRuntime : public gpu::Runtime {
   }
 
   Ticket Record() override {
+    constexpr size_t kEvents = 64;  // then those that are done are taken back
+    if (events_.size() > kEvents) IsDone(Ticket{last_});
     ++last_;
     absl::StatusOr<Event> event = spare_.empty() ? Event::Create() : absl::StatusOr<Event>(TakeSpare());
     if (!event.ok()) {
