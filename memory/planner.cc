@@ -504,7 +504,10 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   if (request.draft_head_rows > 0) filler.Head();
   const uint64_t taken = available - filler.left();
   if (request.device_bytes) {
+    const uint64_t kept = host - std::min(host, request.pinned_bytes - std::min(request.pinned_bytes, ring.bytes));
+    host -= kept;  // what may not be page-locked
     filler.HostPages(&host);
+    host += kept;
   } else {
     host -= taken;
   }

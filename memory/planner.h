@@ -46,6 +46,7 @@ struct StreamRates {
 struct PlanRequest {
   uint64_t budget_bytes = kNoLimit;
   std::optional<uint64_t> device_bytes;  // of a device that computes; none: the host does
+  uint64_t pinned_bytes = kNoLimit;      // page-locked host memory: the ring, and pages that the device does not hold
   std::vector<FixedCost> fixed;
   // Share of the bytes for FFN rows that goes to the overlay instead of the prefix, 0..0.5. Packed files only.
   double overlay_share = 0;

@@ -302,6 +302,7 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   if (HasDeviceMemory(config)) {
     RETURN_IF_ERROR(CheckDeviceChoices(config, options));
     plan.request.device_bytes = config.budget.vram;
+    if (config.budget.pinned > 0) plan.request.pinned_bytes = config.budget.pinned;
     // Host memory is for weights as far as the machine has it.
     if (!config.budget.ram) plan.request.budget_bytes = TakeableBytes(config) / 10 * 9;
   }

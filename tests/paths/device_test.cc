@@ -110,6 +110,20 @@ TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
   }
 }
 
+// Page-locked memory is bounded: what it does not hold is read from the disk.
+TEST_P(DeviceTest, PinnedMemoryIsBounded) {
+  config_.budget.vram = DeviceBytesWithout(0.6);
+  const auto whole = OpenModel(config_, 64, 16).value();
+  const Placement& all = whole.engine->placement();
+  config_.budget.pinned = all.ring_bytes + all.host_bytes / 2;
+  const auto bounded = OpenModel(config_, 64, 16).value();
+  const Placement& half = bounded.engine->placement();
+  EXPECT_LE(half.host_bytes + half.ring_bytes, config_.budget.pinned);
+  EXPECT_GT(half.host_bytes, 0U);
+  EXPECT_GT(half.complement_bytes, 0U);
+  EXPECT_TRUE(RunModel(config_, kPrompt, 4).ok());
+}
+
 // Trees, sampling and streamed attention on the device.
 TEST_P(DeviceTest, TreesSamplingAndSmallDevices) {
   Config cpu = config_;
