@@ -12,7 +12,7 @@
 #include "cpu/cpu_ffn.h"
 #include "cpu/cpu_objects.h"
 #include "cpu/isa.h"
-#include "cpu/rope_table.h"
+#include "device/rope_table.h"
 #include "fmt/format.h"
 
 namespace dogstar {

@@ -70,7 +70,7 @@ struct DownTask {
   float* y = nullptr;  // [rows][dim]
 
   DOGSTAR_HD int64_t panels() const { return (int64_t{dim} + kLanes - 1) / kLanes; }
-  DOGSTAR_HD int64_t Blocks() const { return panels() * ((rows + kTileRows - 1) / kTileRows); }
+  DOGSTAR_HD int64_t Blocks() const { return TileBlocks(panels(), rows); }
 };
 
 // 16 outputs of eight rows a block: exact sums of runs, then one thread a row and output adds up runs and pages in
@@ -94,67 +94,49 @@ struct DownKernel {
   DOGSTAR_HD int Phases() const { return 2 * ((task.block_count + kChunk - 1) / kChunk); }
 
   DOGSTAR_HD void Run(int phase, int64_t block, int thread, Shared* shared, Local* local) const {
-    const int64_t panel = block % task.panels();
-    const int32_t first_row = static_cast<int32_t>(block / task.panels()) * kTileRows;
+    const TilePlace at = PlaceOf(block, thread, task.panels());
     const int32_t begin = phase / 2 * kChunk, left = task.block_count - begin;
-    const int count = left < kChunk ? left : kChunk, lane = thread % kLanes;
+    const int count = left < kChunk ? left : kChunk;
     if (phase % 2 == 0) {
-      if (thread / kLanes < count) Sums(panel, begin, thread / kLanes, first_row, lane, shared);
+      if (at.part < count) Sums(begin + at.part, at, shared);
       return;
     }
-    const int32_t row = first_row + thread / kLanes;
-    const int64_t output = panel * kLanes + lane;
-    if (row >= task.rows || output >= task.dim) return;
-    float* y = task.y + int64_t{row} * task.dim + output;
+    const int64_t output = at.panel * kLanes + at.lane;
+    if (at.row() >= task.rows || output >= task.dim) return;
+    float* y = task.y + int64_t{at.row()} * task.dim + output;
     if (phase == 1) *local = {0, *y, task.blocks[0].page};
-    for (int b = 0; b < count; ++b) AddBlock(begin + b, shared->sums[row % kTileRows][b], row, lane, output, local);
+    for (int b = 0; b < count; ++b) AddBlock(begin + b, shared->sums[at.part][b], at, output, local);
     if (phase + 1 == Phases()) *y = local->y + local->partial;
   }
 
  private:
-  DOGSTAR_HD void Sums(int64_t panel, int32_t begin, int b, int32_t first_row, int lane, Shared* shared) const {
-    const RowBlock& block = task.blocks[begin + b];
-    const std::byte* codes = block.down + static_cast<uint64_t>(panel) * task.panel_bytes +
+  DOGSTAR_HD void Sums(int32_t b, const TilePlace& at, Shared* shared) const {
+    const RowBlock& block = task.blocks[b];
+    const std::byte* codes = block.down + static_cast<uint64_t>(at.panel) * task.panel_bytes +
                              int64_t{block.block_in_page} * Format::kBlockBytes;
     uint32_t quads[kQuads];
-    for (int k = 0; k < kQuads; ++k) quads[k] = LoadQuad<Format>(codes, k, lane);
+    for (int k = 0; k < kQuads; ++k) quads[k] = LoadQuad<Format>(codes, k, at.lane);
     const int quads_of_run = task.run_rows / 4;
-    for (int r = 0; r < kTileRows && first_row + r < task.rows; ++r) {
+    for (int r = 0; r < kTileRows && at.first_row + r < task.rows; ++r) {
+      const int64_t row = at.first_row + r;
       for (int run = 0; run < block.runs; ++run) {
-        shared->sums[r][b][run][lane] =
-            RunSum(quads, first_row + r, begin + b, run * quads_of_run, quads_of_run, codes, lane);
+        shared->sums[r][at.part][run][at.lane] = QuadSum<Format>(
+            quads, task.z, row, b, run * quads_of_run, quads_of_run, CodeSumOfRun(row, b, run), codes, at.lane);
       }
     }
   }
 
-  DOGSTAR_HD int32_t RunSum(const uint32_t* quads, int64_t row, int64_t block, int first, int count,
-                            const std::byte* codes, int lane) const {
-    int32_t sum = 0, z_sum = 0;
-    for (int k = first; k < first + count; ++k) {
-      const uint32_t z = CodesAt(task.z, row, block * kBlockColumns + 4 * k);
-      sum = Dot4(quads[k], z, sum);
-      z_sum = Dot4(0x01010101u, z, z_sum);
-    }
-    sum -= Format::kOffset * z_sum;
-    const int32_t outlier = task.z.outliers[row * task.z.blocks() + block], column = outlier & (kBlockColumns - 1);
-    if (outlier != 0 && column / 4 >= first && column / 4 < first + count) {
-      sum += ValueAt<Format>(codes, column, lane) * (outlier >> 5);
-    }
-    return sum;
-  }
-
-  // Sum of the z codes of a run, the outlier's included.
-  DOGSTAR_HD int32_t CodesOfRun(int64_t row, int64_t block, int run) const {
+  // Of the int8 codes of z.
+  DOGSTAR_HD int32_t CodeSumOfRun(int64_t row, int64_t block, int run) const {
     const int first = run * task.run_rows / 4, count = task.run_rows / 4;
     int32_t sum = 0;
     for (int k = first; k < first + count; ++k) {
       sum = Dot4(0x01010101u, CodesAt(task.z, row, block * kBlockColumns + 4 * k), sum);
     }
-    const int32_t outlier = task.z.outliers[row * task.z.blocks() + block], column = outlier & (kBlockColumns - 1);
-    return outlier != 0 && column / 4 >= first && column / 4 < first + count ? sum + (outlier >> 5) : sum;
+    return sum;
   }
 
-  DOGSTAR_HD void AddBlock(int32_t b, const int32_t (*sums)[kLanes], int32_t row, int lane, int64_t output,
+  DOGSTAR_HD void AddBlock(int32_t b, const int32_t (*sums)[kLanes], const TilePlace& place, int64_t output,
                            Local* local) const {
     const RowBlock& block = task.blocks[b];
     if (block.page != local->page) {
@@ -162,13 +144,17 @@ struct DownKernel {
       local->partial = 0;
       local->page = block.page;
     }
-    const float d = task.z.scales[row * task.z.blocks() + b];
+    const int64_t at = place.row() * task.z.blocks() + b;
+    const float d = task.z.scales[at];
     for (int run = 0; run < block.runs; ++run) {
       const GroupScale scale =
           gpu::ScaleOf<Format>(task.scales, task.groups[block.first_group + run], task.dim, output);
-      local->partial = Fma(d * scale.d, static_cast<float>(sums[run][lane]), local->partial);
+      local->partial = Fma(d * scale.d, static_cast<float>(sums[run][place.lane]), local->partial);
       if constexpr (Format::kMinimum) {
-        local->partial = Fma(scale.m, d * static_cast<float>(CodesOfRun(row, b, run)), local->partial);
+        const int quads_of_run = task.run_rows / 4;
+        const int32_t outlier = OutlierWithin(task.z.outliers[at], run * quads_of_run, quads_of_run) >> 5;
+        const int32_t sum = CodeSumOfRun(place.row(), b, run) + outlier;
+        local->partial = Fma(scale.m, d * static_cast<float>(sum), local->partial);
       }
     }
   }
@@ -185,8 +171,8 @@ struct FloatDownKernel {
   DOGSTAR_HD int64_t Blocks() const { return task.Blocks(); }
   DOGSTAR_HD int Phases() const { return 1; }
   DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const {
-    const int64_t panel = block % task.panels(), output = panel * kLanes + thread % kLanes;
-    const int64_t row = block / task.panels() * kTileRows + thread / kLanes;
+    const TilePlace at = PlaceOf(block, thread, task.panels());
+    const int64_t row = at.row(), output = at.panel * kLanes + at.lane;
     if (row >= task.rows || output >= task.dim) return;
     float* y = task.y + row * task.dim + output;
     float total = *y, partial = 0;
@@ -198,11 +184,11 @@ struct FloatDownKernel {
         partial = 0;
         page = of.page;
       }
-      const std::byte* weights = of.down + static_cast<uint64_t>(panel) * task.panel_bytes;
+      const std::byte* weights = of.down + static_cast<uint64_t>(at.panel) * task.panel_bytes;
       for (int i = 0; i < kBlockColumns; ++i) {
         if ((of.used >> i & 1) == 0) continue;
         const int64_t column = int64_t{of.block_in_page} * kBlockColumns + i;
-        const float w = FloatWeight<kType>(weights, column * kLanes + thread % kLanes);
+        const float w = FloatWeight<kType>(weights, column * kLanes + at.lane);
         partial = Fma(w, task.z.f32[row * task.z.cols + int64_t{b} * kBlockColumns + i], partial);
       }
     }

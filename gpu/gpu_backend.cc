@@ -11,6 +11,7 @@
 
 #include "base/panel.h"
 #include "base/units.h"
+#include "device/rope_table.h"
 #include "device/staging_ring.h"
 #include "fmt/format.h"
 #include "gpu/gpu_objects.h"
@@ -157,7 +158,7 @@ class GpuBackend : public Backend {
   void Wait(Ticket ticket) override { runtime_->Wait(ticket); }
 
  private:
-  std::array<SentList*, 6> Lists() { return {&ropes_[0], &ropes_[1], &slots_, &index_, &runs_, &row_runs_}; }
+  std::array<SentList*, 5> Lists() { return {&rope_, &slots_, &index_, &runs_, &row_runs_}; }
 
   absl::Status Take(uint64_t bytes) {
     if (bytes > memory_bytes_ - std::min(used_, memory_bytes_)) {
@@ -198,11 +199,9 @@ class GpuBackend : public Backend {
   std::vector<DeviceMemory> weights_;
   DeviceMemory staging_;
   StagingRing places_;
-  std::deque<Ticket> unstaged_;    // of places_, oldest first
-  std::array<SentList, 2> ropes_;  // local and global layers take turns
-  size_t last_rope_ = 0;
-  const float* rope_of_[2] = {nullptr, nullptr};  // the frequencies of each
-  SentList slots_, index_, runs_, row_runs_;
+  std::deque<Ticket> unstaged_;  // of places_, oldest first
+  RopeTables ropes_;
+  SentList rope_, slots_, index_, runs_, row_runs_;
 };
 
 absl::StatusOr<DeviceAddress> GpuBackend::Stage(std::span<const std::byte> host) {
@@ -268,24 +267,12 @@ void GpuBackend::PackPanels(const MatrixView& plain, std::byte* panels) {
 }
 
 void GpuBackend::Rope(const RopeParams& params, std::span<const TokenPos> positions, Tensor* x) {
-  const size_t pairs = params.frequencies.size();
-  std::vector<float> table;
-  table.reserve(positions.size() * 2 * pairs);
-  for (const TokenPos position : positions) {
-    const auto angle = [&](size_t i) {
-      return double{static_cast<double>(ToInt(position))} * double{params.frequencies[i]};
-    };
-    for (size_t i = 0; i < pairs; ++i) table.push_back(static_cast<float>(std::cos(angle(i))));
-    for (size_t i = 0; i < pairs; ++i) table.push_back(static_cast<float>(std::sin(angle(i))));
-  }
-  if (rope_of_[last_rope_] != params.frequencies.data()) {
-    last_rope_ = 1 - last_rope_;
-    rope_of_[last_rope_] = params.frequencies.data();
-  }
+  const auto pairs = static_cast<int64_t>(params.frequencies.size());
   const int64_t heads = x->cols() / params.head_dim;
-  const auto* sent = reinterpret_cast<const float*>(ropes_[last_rope_].Update(runtime_.get(), BytesOf(table)));
+  const std::span<const float> table = ropes_.Update(params.frequencies, positions).values(positions.size());
+  const auto* sent = reinterpret_cast<const float*>(rope_.Update(runtime_.get(), std::as_bytes(table)));
   Launch(gpu::RopeKernel{params.pairing, params.head_dim, params.rotary_dims, x->cols(), sent, ValuesOf(x),
-                         static_cast<int64_t>(positions.size()) * heads * static_cast<int64_t>(pairs)});
+                         static_cast<int64_t>(positions.size()) * heads * pairs});
 }
 
 void GpuBackend::WriteKv(LayerIndex layer, std::span<const KvSlot> slots, const Tensor& k, const Tensor& v,

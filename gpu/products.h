@@ -89,6 +89,19 @@ struct PanelList {
   }
 };
 
+// A block of threads takes a panel and a tile of activation rows; panels of a tile are neighbours.
+DOGSTAR_HD int64_t TileBlocks(int64_t panels, int32_t rows) { return panels * ((rows + kTileRows - 1) / kTileRows); }
+
+struct TilePlace {
+  int64_t panel = 0;
+  int32_t first_row = 0;   // of the tile
+  int lane = 0, part = 0;  // of the thread: weight row of the panel; slice, or row of the tile
+  DOGSTAR_HD int32_t row() const { return first_row + part; }
+};
+DOGSTAR_HD TilePlace PlaceOf(int64_t block, int thread, int64_t panels) {
+  return {block % panels, static_cast<int32_t>(block / panels) * kTileRows, thread % kLanes, thread / kLanes};
+}
+
 struct ProductTask {
   PanelList panels;
   int32_t w_rows = 0;  // 16 a panel, the last may have fewer
@@ -98,32 +111,31 @@ struct ProductTask {
   int64_t out_stride = 0;
 
   DOGSTAR_HD int64_t panel_count() const { return (int64_t{w_rows} + kLanes - 1) / kLanes; }
-  DOGSTAR_HD int64_t Blocks() const { return panel_count() * ((rows + kTileRows - 1) / kTileRows); }
+  DOGSTAR_HD int64_t Blocks() const { return TileBlocks(panel_count(), rows); }
 };
 
-// The exact sum of a scale group of a block: quads [first, first + count) of `quads`.
+// An outlier that lies in quads [first, first + count) of its block; 0: none does.
+DOGSTAR_HD int32_t OutlierWithin(int32_t outlier, int first, int count) {
+  const int quad = (outlier & (kBlockColumns - 1)) / 4;
+  return quad >= first && quad < first + count ? outlier : 0;
+}
+
+// The exact sum of quads [first, first + count) of a block, `quads` its codes; code_sum: of their int8 codes of x.
 template <typename Format>
-DOGSTAR_HD int32_t GroupSum(const uint32_t* quads, const ActivationView& x, int64_t row, int64_t block, int first,
-                            int count, const std::byte* codes, int lane) {
-  int32_t sum = 0;
+DOGSTAR_HD int32_t QuadSum(const uint32_t* quads, const ActivationView& x, int64_t row, int64_t block, int first,
+                           int count, int32_t code_sum, const std::byte* codes, int lane) {
+  int32_t sum = -Format::kOffset * code_sum;
   for (int k = first; k < first + count; ++k) sum = Dot4(quads[k], CodesAt(x, row, block * kBlockColumns + 4 * k), sum);
-  const int64_t at = row * x.blocks() + block;
-  if constexpr (Format::kOffset != 0) {
-    for (int half = first / 4; half < (first + count) / 4; ++half) sum -= Format::kOffset * x.code_sums[2 * at + half];
-  }
-  const int32_t outlier = x.outliers[at], column = outlier & (kBlockColumns - 1);
-  if (outlier != 0 && column / 4 >= first && column / 4 < first + count) {
-    sum += ValueAt<Format>(codes, column, lane) * (outlier >> 5);
-  }
+  const int32_t outlier = OutlierWithin(x.outliers[row * x.blocks() + block], first, count);
+  if (outlier != 0) sum += ValueAt<Format>(codes, outlier & (kBlockColumns - 1), lane) * (outlier >> 5);
   return sum;
 }
 
-// Sum of the x codes of a group, the outlier's included.
-DOGSTAR_HD int32_t CodeSum(const ActivationView& x, int64_t at, int first_half, int halves) {
-  int32_t sum = 0;
-  for (int half = first_half; half < first_half + halves; ++half) sum += x.code_sums[2 * at + half];
-  const int32_t outlier = x.outliers[at], half_of = (outlier & (kBlockColumns - 1)) / 16;
-  return half_of >= first_half && half_of < first_half + halves ? sum + (outlier >> 5) : sum;
+// Sum of the int8 codes of x of a block's group, whose first half is `half`.
+template <typename Format>
+DOGSTAR_HD int32_t CodeSumOf(const ActivationView& x, int64_t at, int half) {
+  const int32_t sum = x.code_sums[2 * at + half];
+  return Format::kGroupsPerBlock == 1 ? sum + x.code_sums[2 * at + half + 1] : sum;
 }
 
 // A panel times eight rows a block of threads. Threads of a row's slices make exact sums of scale groups, then one
@@ -134,7 +146,7 @@ struct ProductKernel {
   static constexpr int kThreads = kLanes * kSlices;
   static_assert(kThreads == kLanes * kTileRows);
   static constexpr int kChunk = 32;  // blocks of columns between two meetings
-  static constexpr int kGroups = Format::kGroupsPerBlock;
+  static constexpr int kGroups = Format::kGroupsPerBlock, kGroupQuads = kQuads / kGroups;
   struct Shared {
     int32_t sums[kTileRows][kChunk * kGroups][kLanes];
   };
@@ -147,49 +159,50 @@ struct ProductKernel {
   DOGSTAR_HD int Phases() const { return 2 * static_cast<int>((task.x.blocks() + kChunk - 1) / kChunk); }
 
   DOGSTAR_HD void Run(int phase, int64_t block, int thread, Shared* shared, Local* local) const {
-    const int64_t panel = block % task.panel_count();
-    const int32_t first_row = static_cast<int32_t>(block / task.panel_count()) * kTileRows;
-    const std::byte* codes = task.panels.At(panel);
+    const TilePlace at = PlaceOf(block, thread, task.panel_count());
+    const std::byte* codes = task.panels.At(at.panel);
     const int64_t begin = int64_t{phase / 2} * kChunk, left = task.x.blocks() - begin;
     const int count = static_cast<int>(left < kChunk ? left : kChunk);
-    const int lane = thread % kLanes;
     if (phase % 2 == 0) {
-      Sums(codes, begin, count, first_row, lane, thread / kLanes, shared);
+      Sums(codes, begin, count, at, shared);
       return;
     }
-    const int32_t row = first_row + thread / kLanes;
-    if (row >= task.rows) return;
-    Add(codes + task.x.blocks() * Format::kBlockBytes, begin, count, row, lane, *shared, &local->acc);
-    const int64_t weight_row = panel * kLanes + lane;
-    if (phase + 1 == Phases() && weight_row < task.w_rows) task.out[row * task.out_stride + weight_row] = local->acc;
+    if (at.row() >= task.rows) return;
+    Add(codes + task.x.blocks() * Format::kBlockBytes, begin, count, at, *shared, &local->acc);
+    const int64_t weight_row = at.panel * kLanes + at.lane;
+    if (phase + 1 == Phases() && weight_row < task.w_rows) {
+      task.out[at.row() * task.out_stride + weight_row] = local->acc;
+    }
   }
 
  private:
-  DOGSTAR_HD void Sums(const std::byte* codes, int64_t begin, int count, int32_t first_row, int lane, int slice,
-                       Shared* shared) const {
-    for (int b = slice; b < count; b += kSlices) {
+  DOGSTAR_HD void Sums(const std::byte* codes, int64_t begin, int count, const TilePlace& at, Shared* shared) const {
+    for (int b = at.part; b < count; b += kSlices) {
       const std::byte* block = codes + (begin + b) * Format::kBlockBytes;
       uint32_t quads[kQuads];
-      for (int k = 0; k < kQuads; ++k) quads[k] = LoadQuad<Format>(block, k, lane);
-      for (int r = 0; r < kTileRows && first_row + r < task.rows; ++r) {
+      for (int k = 0; k < kQuads; ++k) quads[k] = LoadQuad<Format>(block, k, at.lane);
+      for (int r = 0; r < kTileRows && at.first_row + r < task.rows; ++r) {
+        const int64_t row = at.first_row + r, of_x = row * task.x.blocks() + begin + b;
         for (int g = 0; g < kGroups; ++g) {
-          shared->sums[r][b * kGroups + g][lane] = GroupSum<Format>(
-              quads, task.x, first_row + r, begin + b, g * kQuads / kGroups, kQuads / kGroups, block, lane);
+          shared->sums[r][b * kGroups + g][at.lane] =
+              QuadSum<Format>(quads, task.x, row, begin + b, g * kGroupQuads, kGroupQuads,
+                              CodeSumOf<Format>(task.x, of_x, g), block, at.lane);
         }
       }
     }
   }
 
-  DOGSTAR_HD void Add(const std::byte* scales, int64_t begin, int count, int32_t row, int lane, const Shared& shared,
+  DOGSTAR_HD void Add(const std::byte* scales, int64_t begin, int count, const TilePlace& place, const Shared& shared,
                       float* acc) const {
     for (int g = 0; g < count * kGroups; ++g) {
-      const int64_t block = begin + g / kGroups, at = row * task.x.blocks() + block;
-      const GroupScale scale = ScaleOf<Format>(scales, begin * kGroups + g, kLanes, lane);
+      const int64_t block = begin + g / kGroups, at = place.row() * task.x.blocks() + block;
+      const GroupScale scale = ScaleOf<Format>(scales, begin * kGroups + g, kLanes, place.lane);
       const float d = task.x.scales[at];
-      *acc = Fma(scale.d * d, static_cast<float>(shared.sums[row % kTileRows][g][lane]), *acc);
+      *acc = Fma(scale.d * d, static_cast<float>(shared.sums[place.part][g][place.lane]), *acc);
       if constexpr (Format::kMinimum) {
-        const int32_t sum = CodeSum(task.x, at, g % kGroups * (2 / kGroups), 2 / kGroups);
-        *acc = Fma(scale.m, d * static_cast<float>(sum), *acc);
+        const int group = g % kGroups;
+        const int32_t outlier = OutlierWithin(task.x.outliers[at], group * kGroupQuads, kGroupQuads) >> 5;
+        *acc = Fma(scale.m, d * static_cast<float>(CodeSumOf<Format>(task.x, at, group) + outlier), *acc);
       }
     }
   }
@@ -206,14 +219,14 @@ struct FloatProductKernel {
   DOGSTAR_HD int64_t Blocks() const { return task.Blocks(); }
   DOGSTAR_HD int Phases() const { return 1; }
   DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const {
-    const int64_t panel = block % task.panel_count(), weight_row = panel * kLanes + thread % kLanes;
-    const int64_t row = block / task.panel_count() * kTileRows + thread / kLanes;
+    const TilePlace at = PlaceOf(block, thread, task.panel_count());
+    const int64_t row = at.row(), weight_row = at.panel * kLanes + at.lane;
     if (row >= task.rows || weight_row >= task.w_rows) return;
-    const std::byte* weights = task.panels.At(panel);
+    const std::byte* weights = task.panels.At(at.panel);
     const float* x = task.x.f32 + row * task.x.cols;
     float acc = 0;
     for (int32_t k = 0; k < task.x.cols; ++k) {
-      acc = Fma(FloatWeight<kType>(weights, int64_t{k} * kLanes + thread % kLanes), x[k], acc);
+      acc = Fma(FloatWeight<kType>(weights, int64_t{k} * kLanes + at.lane), x[k], acc);
     }
     task.out[row * task.out_stride + weight_row] = acc;
   }

@@ -9,6 +9,7 @@
 #include "device/backend.h"
 #include "fmt/format.h"
 #include "memory/pager.h"
+#include "memory/staged_ranges.h"
 
 namespace dogstar {
 namespace {
@@ -232,22 +233,22 @@ class Filler {
     Close(std::move(line));
   }
 
-  // Pages that the device does not hold, the same share of each layer, in what is left of host memory.
-  void HostPages(uint64_t* left) {
-    if (!model_.packed) return;
+  // Pages that the device does not hold, the same share of each layer, within so many bytes. Gives what they take.
+  uint64_t HostPages(uint64_t bytes) {
+    if (!model_.packed) return 0;
     PlanLine line{kHostPages, 0, 0, "a full pass takes them over the link, not from the disk"};
     for (size_t i = 0; i < model_.layers.size(); ++i) line.total_bytes += AbsentPages(i) * PageBytes(i);
-    if (line.total_bytes == 0) return;
-    const double share = std::min(1.0, static_cast<double>(*left) / static_cast<double>(line.total_bytes));
+    if (line.total_bytes == 0) return 0;
+    const double share = std::min(1.0, static_cast<double>(bytes) / static_cast<double>(line.total_bytes));
     for (size_t i = 0; i < model_.layers.size(); ++i) {
       const auto pages = static_cast<uint64_t>(share * static_cast<double>(AbsentPages(i)) + kRounding);
       placement_.layers[i].host_pages = static_cast<int32_t>(pages);
       line.resident_bytes += pages * PageBytes(i);
     }
-    *left -= line.resident_bytes;
     placement_.complement_bytes -= line.resident_bytes;
     placement_.host_bytes = line.resident_bytes;
     placement_.lines.push_back(std::move(line));
+    return placement_.host_bytes;
   }
 
   Placement Take() { return std::move(placement_); }
@@ -427,8 +428,7 @@ struct DeviceRoom {
 
 absl::StatusOr<DeviceRoom> RoomOfDevice(const ModelShape& model, const PlanRequest& request, const Ring& ring) {
   if (!request.device_bytes) return DeviceRoom{};
-  constexpr uint64_t kTogether = 2;  // ranges that are copied or read at a time
-  DeviceRoom room{.fixed = FixedBytes(request, true), .staging = kTogether * (ring.longest_bytes + kIoAlignment)};
+  DeviceRoom room{.fixed = FixedBytes(request, true), .staging = StagedRanges::StagingBytes(ring.longest_bytes)};
   const uint64_t needed = room.fixed + room.staging;
   if (needed > *request.device_bytes) {
     return absl::ResourceExhaustedError(fmt::format(
@@ -504,10 +504,8 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   if (request.draft_head_rows > 0) filler.Head();
   const uint64_t taken = available - filler.left();
   if (request.device_bytes) {
-    const uint64_t kept = host - std::min(host, request.pinned_bytes - std::min(request.pinned_bytes, ring.bytes));
-    host -= kept;  // what may not be page-locked
-    filler.HostPages(&host);
-    host += kept;
+    const uint64_t pinned = request.pinned_bytes - std::min(request.pinned_bytes, ring.bytes);
+    host -= filler.HostPages(std::min(host, pinned));
   } else {
     host -= taken;
   }
@@ -516,7 +514,6 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   if (request.device_bytes) placement.device_planned_bytes = device.fixed + device.staging + taken;
   placement.staging_bytes = device.staging;
   placement.range_bytes = ring.range_bytes;
-  placement.longest_range_bytes = ring.longest_bytes;
   placement.ring_bytes = ring.bytes;
   placement.drafts_need_no_disk = DraftsNeedNoDisk(model, request, placement);
   SetChunks(model, &placement);

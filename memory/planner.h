@@ -85,15 +85,14 @@ struct PlanLine {
 struct Placement {
   std::vector<LayerPlacement> layers;
   MatrixPlacement head;
-  uint64_t ring_bytes = 0;           // > 0: loading goes through it too
-  uint64_t range_bytes = 0;          // longest run of pages or rows that is one read
-  uint64_t longest_range_bytes = 0;  // of any that streams
-  uint64_t complement_bytes = 0;     // read by each full pass
-  uint64_t host_bytes = 0;           // weights in host memory that each full pass takes over the link
-  uint64_t staging_bytes = 0;        // of a device, for what comes over the link
-  uint64_t resident_bytes = 0;       // weights in tier 0 that a full pass uses (all but the overlay)
-  uint64_t draft_bytes = 0;          // weights in tier 0 that a draft with every resident row uses
-  uint64_t planned_bytes = 0;        // all of it, fixed costs included; where a device computes: of the host
+  uint64_t ring_bytes = 0;        // > 0: loading goes through it too
+  uint64_t range_bytes = 0;       // longest run of pages or rows that is one read
+  uint64_t complement_bytes = 0;  // read by each full pass
+  uint64_t host_bytes = 0;        // weights in host memory that each full pass takes over the link
+  uint64_t staging_bytes = 0;     // of a device, for what comes over the link
+  uint64_t resident_bytes = 0;    // weights in tier 0 that a full pass uses (all but the overlay)
+  uint64_t draft_bytes = 0;       // weights in tier 0 that a draft with every resident row uses
+  uint64_t planned_bytes = 0;     // all of it, fixed costs included; where a device computes: of the host
   uint64_t device_planned_bytes = 0;
   bool drafts_need_no_disk = false;  // packed, with attention resident, and the head or one for drafts
   double resident_density = 1;       // share of FFN rows in tier 0: prefix, high planes and overlay, over all layers

@@ -37,12 +37,6 @@ FfnPageRef PageRefOf(const PackedLayer& layer, int32_t page, DeviceAddress data)
   return ref;
 }
 
-std::vector<FfnPageRef> FfnPart::DraftPages() const {
-  std::vector<FfnPageRef> pages = resident;
-  pages.insert(pages.end(), planes.begin(), planes.end());
-  return pages;
-}
-
 // Lays out the arena, lists what must be read into it and what will stream, then reads.
 struct Weights::Loader {
   // One range read while loading, and where it goes.

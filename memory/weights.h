@@ -48,8 +48,13 @@ struct FfnPart {
   std::vector<std::span<const std::byte>> host_runs;
   std::vector<int32_t> streamed_runs;  // pages of each streamed range, in file order after all of these
 
-  // What drafts may use: prefix and high planes.
-  std::vector<FfnPageRef> DraftPages() const;
+  // What drafts may use, prefix and high planes: function(page).
+  template <typename Function>
+  void ForEachDraftPage(Function function) const {
+    for (const FfnPageRef& page : resident) function(page);
+    for (const FfnPageRef& page : planes) function(page);
+  }
+  size_t draft_page_count() const { return resident.size() + planes.size(); }
 };
 
 // Page `page` of a layer at `data`.

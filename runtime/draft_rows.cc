@@ -9,22 +9,20 @@ namespace {
 
 void FindAvailableRows(const FfnPart& part, const Overlay* overlay, LayerIndex layer, RowSet* rows) {
   rows->Reset(part.layer->layout.ffn_rows);
-  for (const FfnPageRef& page : part.DraftPages()) {
+  part.ForEachDraftPage([&](const FfnPageRef& page) {
     for (int32_t i = 0; i < page.row_count; ++i) rows->Insert(RowIndex{page.first_row + i});
-  }
+  });
   if (overlay != nullptr) overlay->AddTo(layer, rows);
 }
 
 // Pages with their masks; pages without a chosen row are left out.
 void MaskPages(const FfnPart& part, const RowSet& chosen, DraftLayer* out) {
   const size_t words = static_cast<size_t>(part.layer->layout.page_rows + 63) / 64;
-  const std::vector<FfnPageRef> pages = part.DraftPages();
-  out->page_masks.resize(pages.size() * words);
+  out->page_masks.resize(part.draft_page_count() * words);
   out->pages.clear();
-  out->pages.reserve(pages.size());
-  for (size_t p = 0; p < pages.size(); ++p) {
-    FfnPageRef page = pages[p];
-    uint64_t* mask = out->page_masks.data() + p * words;
+  out->pages.reserve(part.draft_page_count());
+  uint64_t* mask = out->page_masks.data();
+  part.ForEachDraftPage([&](FfnPageRef page) {
     uint64_t any = 0;
     for (size_t w = 0; w < words; ++w) {
       mask[w] = chosen.Bits(page.first_row + static_cast<int32_t>(w) * 64);
@@ -32,10 +30,11 @@ void MaskPages(const FfnPart& part, const RowSet& chosen, DraftLayer* out) {
       if (rows_here < 64) mask[w] &= rows_here <= 0 ? 0 : (uint64_t{1} << rows_here) - 1;
       any |= mask[w];
     }
-    if (any == 0) continue;
+    if (any == 0) return;
     page.row_mask = mask;
     out->pages.push_back(page);
-  }
+    mask += words;
+  });
 }
 
 void MaskOverlay(const RowSet& chosen, DraftLayer* out) {
@@ -88,7 +87,8 @@ void DraftRows::Update(LayerIndex layer, const DraftSources& sources) {
   const RowSet* chosen = sources.predictor->Choose(layer, available_);
   out.choice = sources.predictor->TokenChoice(layer);
   if (chosen == nullptr) {
-    out.pages = part.DraftPages();
+    out.pages.clear();
+    part.ForEachDraftPage([&](const FfnPageRef& page) { out.pages.push_back(page); });
     out.rows_used = available_.count();
     if (out.choice != nullptr) {
       const int32_t kept = out.choice->value_count >= 0 ? out.choice->value_count : out.choice->count;

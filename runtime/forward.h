@@ -15,6 +15,7 @@
 #include "base/types.h"
 #include "device/backend.h"
 #include "memory/pager.h"
+#include "memory/staged_ranges.h"
 #include "memory/weights.h"
 #include "model/model_file.h"
 #include "runtime/batch.h"
@@ -22,7 +23,6 @@
 #include "runtime/draft_rows.h"
 #include "runtime/layer_pass.h"
 #include "runtime/score_maps.h"
-#include "runtime/staged_ranges.h"
 
 namespace dogstar {
 

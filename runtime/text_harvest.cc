@@ -11,7 +11,7 @@ int32_t LayerRows(const Weights& weights) { return weights.ffn(LayerIndex{0}).la
 
 int32_t PrefixRows(const FfnPart& part) {
   int32_t rows = 0;
-  for (const FfnPageRef& page : part.DraftPages()) rows += page.row_count;
+  part.ForEachDraftPage([&](const FfnPageRef& page) { rows += page.row_count; });
   return rows;
 }
 

@@ -17,7 +17,9 @@ class RopeTable {
   void Update(std::span<const float> frequencies, std::span<const TokenPos> positions);
   bool IsOf(std::span<const float> frequencies) const;
   // frequencies.size() cosines, then as many sines.
-  const float* row(int64_t r) const { return values_.data() + r * 2 * frequencies_.size(); }
+  const float* row(int64_t r) const { return values_.data() + r * 2 * static_cast<int64_t>(frequencies_.size()); }
+  // Of the first `rows` rows, one after the other.
+  std::span<const float> values(size_t rows) const { return std::span(values_).first(rows * 2 * frequencies_.size()); }
 
  private:
   void FillRow(int64_t r, TokenPos position);

@@ -1,4 +1,4 @@
-#include "cpu/rope_table.h"
+#include "device/rope_table.h"
 
 #include <algorithm>
 #include <cmath>
@@ -12,8 +12,8 @@ constexpr int64_t kUsualDims = 128;  // rotary dimensions that Reserve counts on
 
 void RopeTable::Reserve(int32_t rows) {
   frequencies_.reserve(kUsualDims / 2);
-  positions_.reserve(rows);
-  values_.reserve(rows * kUsualDims);
+  positions_.reserve(static_cast<size_t>(rows));
+  values_.reserve(static_cast<size_t>(rows * kUsualDims));
 }
 
 bool RopeTable::IsOf(std::span<const float> frequencies) const {

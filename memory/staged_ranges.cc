@@ -1,4 +1,4 @@
-#include "runtime/staged_ranges.h"
+#include "memory/staged_ranges.h"
 
 namespace dogstar {
 

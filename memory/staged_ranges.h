@@ -21,7 +21,9 @@ namespace dogstar {
 class StagedRanges {
  public:
   // Room that ReserveStaging needs for ranges of so many bytes: as many as are staged at a time.
-  static uint64_t StagingBytes(uint64_t longest_range_bytes) { return kTogether * RoundUp(longest_range_bytes); }
+  static uint64_t StagingBytes(uint64_t longest_range_bytes) {
+    return kTogether * (longest_range_bytes + kIoAlignment);
+  }
   // Ranges of the pager that may be in use at a time: its ring must have room for them beside what arrives.
   static constexpr uint64_t kTogether = 2;
 
@@ -45,7 +47,6 @@ class StagedRanges {
     bool of_pager = false;
     Ticket last;
   };
-  static uint64_t RoundUp(uint64_t bytes) { return (bytes + 4095) / 4096 * 4096; }
   absl::Status GiveBackOldest();
   absl::StatusOr<DeviceAddress> Stage(std::span<const std::byte> bytes, bool of_pager);
 
