@@ -6,7 +6,6 @@
 #include "base/clock.h"
 #include "fmt/format.h"
 #include "runtime/generator_session.h"
-#include "runtime/prompt_harvest.h"
 #include "runtime/run_plan.h"
 
 namespace dogstar {
@@ -104,61 +103,110 @@ void Generator::RecordPass(AccessPhase phase, size_t rows) {
   if (engine_->accesses() != nullptr) engine_->accesses()->Pass(phase, static_cast<int32_t>(rows));
 }
 
-// Text after text; then the first tokens, which are the full model's.
+// All prompts, then what drafts use; a prompt's first token is the full model's.
 absl::Status Generator::Prefill(Session* session) {
   Predictor& predictor = engine_->predictor();
   predictor.BeginPrompt();
   if (engine_->heads() != nullptr) engine_->heads()->BeginPrompt();
   if (row_scores_ != nullptr) row_scores_->BeginPrompt();
-  PromptAttribution* const attribution = engine_->prompt_attribution();
-  if (attribution != nullptr) attribution->Begin();
-  for (Text& text : session->texts) {
-    const int32_t total = static_cast<int32_t>(text.request.prompt.size());
-    if (total >= engine_->context_slots()) {
-      return absl::InvalidArgumentError(
-          fmt::format("the prompt has {} tokens and leaves no room in a context of {}; raise -c or shorten it", total,
-                      engine_->context_slots()));
-    }
-  }
-  for (Text& text : session->texts) {
-    RETURN_IF_ERROR(PrefillText(&text));
-    if (text.done) continue;
-    RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
-    if (attribution != nullptr) {
-      const double start = Now();
-      RETURN_IF_ERROR(attribution->Add(text.request.prompt));
-      text.result().prompt_seconds += Now() - start;
-    }
-    text.root = sampler_.Choose(logits_, {text.tokens, {}}, kSequenceKey, text.PositionAfter(0));
-    RETURN_IF_ERROR(Emit(&text, text.root, 0));
+  if (engine_->prompt_attribution() != nullptr) engine_->prompt_attribution()->Begin();
+  for (Text& text : session->texts) RETURN_IF_ERROR(BeginPrompt(&text));
+  PromptHarvest harvest(&predictor, row_scores_.get(), engine_->overlay(), engine_->heads(),
+                        engine_->observes_prompt());
+  const double start = Now();
+  for (bool more = true; more;) {
+    ASSIGN_OR_RETURN(more, PrefillPass(session, start, &harvest));
   }
   const bool begun =
       std::ranges::any_of(session->texts, [](const Text& text) { return !text.result().tokens.empty(); });
   return begun ? BeginDrafts(session) : absl::OkStatus();
 }
 
-absl::Status Generator::PrefillText(Text* text) {
-  const double start = Now();
-  const std::span<const TokenId> prompt = text->request.prompt;
-  const int32_t total = static_cast<int32_t>(prompt.size());
-  PromptHarvest harvest(&engine_->predictor(), row_scores_.get(), engine_->overlay(), engine_->heads(),
-                        engine_->observes_prompt());
+absl::Status Generator::BeginPrompt(Text* text) {
+  const int32_t total = static_cast<int32_t>(text->request.prompt.size());
+  if (total >= engine_->context_slots()) {
+    return absl::InvalidArgumentError(
+        fmt::format("the prompt has {} tokens and leaves no room in a context of {}; raise -c or shorten it", total,
+                    engine_->context_slots()));
+  }
   std::vector<TokenId>& held = Held(text->sequence);
   held.resize(ReusablePrefix(*text));
   const int32_t reused = static_cast<int32_t>(held.size());
   engine_->kv().Truncate(text->sequence, reused);
-  const auto go_on = [&](int32_t done) {
-    if (reused + done < total) harvest.BeginPiece();  // after the last piece its rows stay
-    if (text->options().on_prompt && done > 0) text->options().on_prompt(reused + done, total);
-    return !text->interrupted();
-  };
-  const bool observes = engine_->forward().limits().capture_rows > 0 || harvest.reads_contexts();
-  RETURN_IF_ERROR(Process(text->sequence, prompt.subspan(held.size()), true, observes ? &harvest : nullptr, go_on));
-  if (held.size() < prompt.size()) text->Stop(StopReason::kInterrupted);
   text->result().prompt_tokens = total;
   text->result().reused_tokens = reused;
-  text->result().prompt_seconds = Now() - start;
   return absl::OkStatus();
+}
+
+// Tokens that a text's prompt has in a pass.
+struct Generator::PromptPiece {
+  Text* text;
+  std::span<const TokenId> tokens;
+  bool is_last;
+};
+
+// The texts' next tokens in their order, as many as a pass takes.
+std::vector<Generator::PromptPiece> Generator::NextPieces(Session* session) {
+  auto room = static_cast<size_t>(engine_->forward().limits().batch_rows);
+  std::vector<PromptPiece> pieces;
+  for (Text& text : session->texts) {
+    const std::span<const TokenId> left = text.request.prompt.subspan(Held(text.sequence).size());
+    if (text.done || left.empty() || room == 0) continue;
+    if (text.interrupted()) {
+      text.Stop(StopReason::kInterrupted);
+      continue;
+    }
+    const size_t count = std::min(room, left.size());
+    pieces.push_back({&text, left.first(count), count == left.size()});
+    room -= count;
+  }
+  return pieces;
+}
+
+// One pass over tokens of all prompts that are not read yet; false: there are none.
+absl::StatusOr<bool> Generator::PrefillPass(Session* session, double start, PromptHarvest* harvest) {
+  const std::vector<PromptPiece> pieces = NextPieces(session);
+  if (pieces.empty()) return false;
+  harvest->BeginPiece();  // after the last one its rows stay
+  // The last tokens of prompts come behind all others: rows with logits are the pass's last ones.
+  Batch batch, last_tokens;
+  for (const PromptPiece& piece : pieces) {
+    const size_t last = piece.is_last ? 1 : 0;
+    ASSIGN_OR_RETURN(const Batch rows,
+                     MakeChain(piece.text->sequence, piece.tokens.first(piece.tokens.size() - last), 0));
+    batch.Add(rows);
+    if (!piece.is_last) continue;
+    ASSIGN_OR_RETURN(const Batch row, MakeChain(piece.text->sequence, piece.tokens.last(1), 1));
+    last_tokens.Add(row);
+  }
+  batch.Add(last_tokens);
+  RecordPass(AccessPhase::kPrefill, batch.tokens.size());
+  const bool observes = engine_->forward().limits().capture_rows > 0 || harvest->reads_contexts();
+  RETURN_IF_ERROR(engine_->forward().Full(batch, observes ? harvest : nullptr));
+  for (const PromptPiece& piece : pieces) {
+    Text* const text = piece.text;
+    std::vector<TokenId>& held = Held(text->sequence);
+    held.insert(held.end(), piece.tokens.begin(), piece.tokens.end());
+    text->result().prompt_seconds = Now() - start;
+    if (!text->options().on_prompt) continue;
+    text->options().on_prompt(static_cast<int32_t>(held.size()), text->result().prompt_tokens);
+  }
+  int32_t logits_row = 0;
+  for (const PromptPiece& piece : pieces) {
+    if (piece.is_last) RETURN_IF_ERROR(EndPrompt(piece.text, logits_row++));
+  }
+  return true;
+}
+
+absl::Status Generator::EndPrompt(Text* text, int32_t logits_row) {
+  RETURN_IF_ERROR(engine_->forward().Logits(logits_row, logits_));
+  if (engine_->prompt_attribution() != nullptr) {
+    const double start = Now();
+    RETURN_IF_ERROR(engine_->prompt_attribution()->Add(text->request.prompt));
+    text->result().prompt_seconds += Now() - start;
+  }
+  text->root = sampler_.Choose(logits_, {text->tokens, {}}, kSequenceKey, text->PositionAfter(0));
+  return Emit(text, text->root, logits_row);
 }
 
 absl::Status Generator::BeginDrafts(Session* session) {
@@ -179,19 +227,17 @@ absl::Status Generator::BeginDrafts(Session* session) {
   return absl::OkStatus();
 }
 
-absl::Status Generator::Process(SequenceId sequence, std::span<const TokenId> tokens, bool with_logits,
-                                PassObserver* observer, const std::function<bool(int32_t done)>& go_on) {
+absl::Status Generator::Process(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows,
+                                const std::atomic<bool>* interrupted) {
   std::vector<TokenId>& held = Held(sequence);
   const size_t piece = static_cast<size_t>(engine_->forward().limits().batch_rows);
-  for (size_t done = 0; done < tokens.size() && go_on(static_cast<int32_t>(done));) {
+  for (size_t done = 0; done < tokens.size() && (interrupted == nullptr || !*interrupted);) {
     const std::span<const TokenId> rows = tokens.subspan(done, std::min(piece, tokens.size() - done));
     done += rows.size();
-    const bool last = done == tokens.size();
-    ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, rows, with_logits && last ? 1 : 0));
+    ASSIGN_OR_RETURN(const Batch batch, MakeChain(sequence, rows, done == tokens.size() ? logit_rows : 0));
     RecordPass(AccessPhase::kPrefill, rows.size());
-    RETURN_IF_ERROR(engine_->forward().Full(batch, observer));
+    RETURN_IF_ERROR(engine_->forward().Full(batch, nullptr));
     held.insert(held.end(), rows.begin(), rows.end());
-    if (last) go_on(static_cast<int32_t>(done));
   }
   return absl::OkStatus();
 }
@@ -214,8 +260,7 @@ absl::Status Generator::Slide(Text* text) {
   left.insert(left.end(), full.begin() + static_cast<ptrdiff_t>(keep + dropped), full.end());
   engine_->kv().Truncate(text->sequence, 0);
   ++text->result().context_slides;
-  const auto go_on = [&](int32_t) { return !text->interrupted(); };
-  RETURN_IF_ERROR(Process(text->sequence, left, false, nullptr, go_on));
+  RETURN_IF_ERROR(Process(text->sequence, left, 0, text->options().interrupted));
   if (held.size() < left.size()) text->Stop(StopReason::kInterrupted);
   return absl::OkStatus();
 }

@@ -21,6 +21,7 @@
 #include "runtime/draft_tree.h"
 #include "runtime/engine.h"
 #include "runtime/period.h"
+#include "runtime/prompt_harvest.h"
 #include "runtime/row_scores.h"
 #include "runtime/stats.h"
 #include "runtime/text_harvest.h"
@@ -88,6 +89,7 @@ class Generator {
  private:
   struct Text;
   struct Session;
+  struct PromptPiece;
   struct Place;     // a node of a text's tree, as a row of a pass
   class NodeSlots;  // KV slots of a cycle's nodes
 
@@ -98,12 +100,15 @@ class Generator {
   void Forget();                                    // what the KV cache holds
 
   absl::Status Prefill(Session* session);
-  absl::Status PrefillText(Text* text);
+  absl::Status BeginPrompt(Text* text);
+  std::vector<PromptPiece> NextPieces(Session* session);
+  absl::StatusOr<bool> PrefillPass(Session* session, double start, PromptHarvest* harvest);
+  absl::Status EndPrompt(Text* text, int32_t logits_row);
   // The prompts are over: what drafts use.
   absl::Status BeginDrafts(Session* session);
-  // Full passes over tokens that follow those held, in pieces; logits of the last where asked for.
-  absl::Status Process(SequenceId sequence, std::span<const TokenId> tokens, bool with_logits, PassObserver* observer,
-                       const std::function<bool(int32_t done)>& go_on);
+  // Full passes over tokens that follow those held, in pieces; logits of so many of the last. interrupted may be null.
+  absl::Status Process(SequenceId sequence, std::span<const TokenId> tokens, int32_t logit_rows,
+                       const std::atomic<bool>* interrupted);
   absl::Status Slide(Text* text);
   size_t ReusablePrefix(const Text& text);
   // logits_row: row of the last pass's logits that judged it, < 0 when logits_ holds them.

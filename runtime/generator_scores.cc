@@ -17,8 +17,7 @@ void Generator::Forget() {
 
 absl::StatusOr<std::vector<double>> Generator::Score(std::span<const TokenId> tokens, int32_t from) {
   Forget();
-  const auto go_on = [](int32_t) { return true; };
-  RETURN_IF_ERROR(Process(kScored, tokens.first(static_cast<size_t>(from)), false, nullptr, go_on));
+  RETURN_IF_ERROR(Process(kScored, tokens.first(static_cast<size_t>(from)), 0, nullptr));
   std::vector<double> nll;
   const size_t piece = static_cast<size_t>(engine_->forward().limits().logit_rows);
   for (size_t done = static_cast<size_t>(from); done + 1 < tokens.size(); done += piece) {
@@ -75,7 +74,7 @@ absl::Status Generator::CompareDrafts(std::span<const TokenId> tokens, int32_t p
 
 absl::StatusOr<std::vector<float>> Generator::LogitsAfter(std::span<const TokenId> tokens) {
   Forget();
-  RETURN_IF_ERROR(Process(kScored, tokens, true, nullptr, [](int32_t) { return true; }));
+  RETURN_IF_ERROR(Process(kScored, tokens, 1, nullptr));
   RETURN_IF_ERROR(engine_->forward().Logits(0, logits_));
   return logits_;
 }

@@ -139,13 +139,32 @@ TEST_F(TogetherTest, DraftsThatFollowTheTextsChangeNone) {
 // Stopped while the second prompt is read: the first text stands as far as it is, and nothing is drafted for it.
 TEST_F(TogetherTest, AnInterruptWithinThePromptsLeavesWhatWasMade) {
   config_.corrector.mode = RunMode::kStrict;
+  config_.budget.ram = testing_support::BudgetForFfn(config_, 0.5);  // passes of 16 rows: the prompts take several
   std::atomic<bool> interrupted = false;
   const auto stop = [&](TokenId) { return interrupted = true; };
-  const auto results = TwoTexts(32, {.on_token = stop, .interrupted = &interrupted}, {.interrupted = &interrupted});
+  const auto results = TwoTexts(8, {.on_token = stop, .interrupted = &interrupted}, {.interrupted = &interrupted});
   EXPECT_EQ(results[0].tokens.size(), 1U);
   EXPECT_EQ(results[0].stop, StopReason::kInterrupted);
   EXPECT_TRUE(results[1].tokens.empty());
   EXPECT_EQ(results[1].stop, StopReason::kInterrupted);
+}
+
+// All prompts are over, in one pass, before the first token of any text.
+TEST_F(TogetherTest, PromptsAreReadInTheSamePasses) {
+  const auto opened = testing_support::OpenModel(config_, 80, 3, 3).value();
+  std::vector<std::vector<TokenId>> prompts;
+  for (const std::string& prompt : kPrompts) prompts.push_back(opened.model->tokenizer().Encode(prompt, {}));
+  std::vector<GenerationResult> results(prompts.size());
+  std::vector<TextRequest> requests;
+  std::string events;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    GenerationOptions options{.max_tokens = 1};
+    options.on_prompt = [&events](int32_t done, int32_t total) { events += done == total ? "p" : "?"; };
+    options.on_token = [&events](TokenId) { return events += "t", true; };
+    requests.push_back({prompts[i], options, &results[i]});
+  }
+  ASSERT_TRUE(Generator(opened.engine.get()).GenerateTogether(requests).ok());
+  EXPECT_EQ(events, "pppttt");
 }
 
 // The second is stopped, the first is not: it goes on with drafts.
