@@ -24,6 +24,9 @@
 namespace dogstar {
 
 inline constexpr int64_t kPageAlignment = 4096;
+// Sums over a layer's pages are formed in groups of about so many rows, then added up group after group
+// (device/backend.h): what another processor computes crosses over as one sum a group.
+inline constexpr int32_t kSumRows = 512;
 
 // One of the two planes of a page whose codes are cut (base/bit_planes.h): gate, up and down one after the other, all
 // panels of a part neighbours.
@@ -55,6 +58,9 @@ struct FfnPageLayout {
                                             int64_t ffn_rows, int64_t page_rows, int64_t run_rows);
 
   int32_t page_count() const { return (ffn_rows + page_rows - 1) / page_rows; }
+  // Neighbouring pages that are summed before their sum is added to the layer's.
+  int32_t sum_pages() const { return page_rows >= kSumRows ? 1 : kSumRows / page_rows; }
+  int32_t SumGroupOf(int32_t first_row) const { return first_row / (sum_pages() * page_rows); }
   bool has_down_table() const;        // quantized down
   bool has_down_minimum() const;      // with a minimum beside each scale
   int32_t group_rows() const;         // neurons that share a scale in the down matrix; 0 for float types

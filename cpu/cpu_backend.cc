@@ -121,6 +121,9 @@ class CpuBackend : public Backend {
                              FfnJob* job) override {
     return ffn_.AccumulateChosen(pages, choice, chosen, static_cast<CpuFfnJob*>(job));
   }
+  void FfnAccumulateSum(const Tensor& sum, FfnJob* job) override {
+    CpuFfn::AccumulateSum(static_cast<const CpuTensor&>(sum), static_cast<CpuFfnJob*>(job));
+  }
   Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) override {
     ffn_.AccumulateOverlay(overlay, static_cast<CpuFfnJob*>(job));
     return NextTicket();
@@ -524,7 +527,10 @@ void CpuBackend::Attention(const AttentionParams& params, LayerIndex layer, cons
 Ticket CpuBackend::FfnEnd(FfnJob* job, Tensor* x) {
   auto* cpu_job = static_cast<CpuFfnJob*>(job);
   CHECK(x->cols() == cpu_job->dim() && cpu_job->task.rows <= x->rows());
-  AddValues(cpu_job->y(), int64_t{cpu_job->task.rows} * cpu_job->dim(), ValuesOf(x));
+  ForParts(int64_t{cpu_job->task.rows} * cpu_job->dim(), 1, [&](int64_t begin, int64_t end) {
+    kernels_.add(cpu_job->sum() + begin, end - begin, cpu_job->y() + begin);
+    kernels_.add(cpu_job->y() + begin, end - begin, ValuesOf(x) + begin);
+  });
   return NextTicket();
 }
 

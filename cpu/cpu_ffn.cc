@@ -11,6 +11,7 @@ namespace dogstar {
 namespace {
 
 constexpr int32_t kBlockRows = kQuantBlock;
+constexpr int32_t kNoGroup = -1, kOverlayGroup = -2;  // of no pages
 
 int32_t BlocksOf(int32_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
 
@@ -69,6 +70,7 @@ void AddPageBlocks(const FfnPageLayout& layout, const FfnTask& task, const FfnPa
     block.first_row = page.first_row + b * kBlockRows;
     if (page.row_index != nullptr) block.row_index = page.row_index + b * kBlockRows;
     block.page = page_number;
+    block.sum_group = layout.SumGroupOf(page.first_row);
     block.block_in_page = b;
     block.runs = std::min(runs - b * runs_per_block, runs_per_block);
     blocks->push_back(block);
@@ -86,6 +88,7 @@ void AddOverlayBlocks(const FfnOverlayRef& overlay, const FfnTask& task, std::ve
     if (overlay.groups != nullptr) block.run_groups = overlay.groups + b * kBlockRows;
     block.row_index = overlay.row_index + b * kBlockRows;
     block.block_in_page = b;
+    block.sum_group = kOverlayGroup;
     blocks->push_back(block);
   }
 }
@@ -147,6 +150,8 @@ void CpuFfn::Begin(const FfnParams& params, const CpuActivations& x, int32_t row
   task.x_rows = x.prepared_rows();
   task.rows = rows;
   task.z = job->Values(rows);
+  task.sum = job->sum();
+  task.sum_group = kNoGroup;
   task.y = job->y();
   if (params.capture != nullptr) {
     const auto& capture = static_cast<const CpuTensor&>(*params.capture);
@@ -161,6 +166,7 @@ void CpuFfn::Begin(const FfnParams& params, const CpuActivations& x, int32_t row
   }
   job->task = task;
   job->layout = layout;
+  std::memset(job->sum(), 0, sizeof(float) * rows * job->dim());
   std::memset(job->y(), 0, sizeof(float) * rows * job->dim());
 }
 
@@ -194,14 +200,19 @@ void CpuFfn::ComputeValues(const FfnTask& task, const CpuFfnJob& job) const {
   });
 }
 
-void CpuFfn::RunPages(CpuFfnJob* job) const {
-  if (job->blocks.empty()) return;
-  const FfnTask& task = job->task;
-  ComputeValues(task, *job);
+template <typename Kernel>
+void CpuFfn::Down(Kernel kernel, const FfnTask& task, std::span<const FfnBlock> blocks, CpuFfnJob* job) const {
   pool_.Run([&](int thread) {
     const Range part = PartOf(task.dim / kPanelRows, 1, thread, pool_.size());
-    kernels_.ffn_down(task, job->blocks.data(), static_cast<int64_t>(job->blocks.size()), part.begin, part.end);
+    kernel(task, blocks.data(), static_cast<int64_t>(blocks.size()), part.begin, part.end);
   });
+  job->task.sum_group = blocks.back().sum_group;
+}
+
+void CpuFfn::RunPages(CpuFfnJob* job) const {
+  if (job->blocks.empty()) return;
+  ComputeValues(job->task, *job);
+  Down(kernels_.ffn_down, job->task, job->blocks, job);
   job->blocks.clear();
 }
 
@@ -225,17 +236,16 @@ void CpuFfn::ForBlocks(Kernel kernel, const FfnTask& task, std::span<const FfnBl
   });
 }
 
-void CpuFfn::RunKept(const FfnTask& task, std::span<const FfnBlock> blocks, int32_t capacity) const {
+void CpuFfn::RunKept(FfnTask task, std::span<const FfnBlock> blocks, CpuFfnJob* job) const {
+  const auto capacity = static_cast<size_t>(job->block_capacity());
   for (size_t first = 0; first < blocks.size();) {
     // Whole pages, as far as z has room.
-    size_t end = std::min(blocks.size(), first + static_cast<size_t>(capacity));
+    size_t end = std::min(blocks.size(), first + capacity);
     while (end < blocks.size() && blocks[end].page == blocks[end - 1].page) --end;
     const std::span<const FfnBlock> part = blocks.subspan(first, end - first);
     ForBlocks(kernels_.ffn_keep, task, part);
-    pool_.Run([&](int thread) {
-      const Range outputs = PartOf(task.dim / kPanelRows, 1, thread, pool_.size());
-      kernels_.ffn_down(task, part.data(), static_cast<int64_t>(part.size()), outputs.begin, outputs.end);
-    });
+    task.sum_group = job->task.sum_group;
+    Down(kernels_.ffn_down, task, part, job);
     first = end;
   }
 }
@@ -284,7 +294,7 @@ FfnUse CpuFfn::AccumulateChosen(std::span<const FfnPageRef> pages, const RowChoi
   use.down_rows = CountUsed(blocks);
   use.used = ReportChosen(task, blocks, job->layout.ffn_rows, chosen);
   std::erase_if(blocks, [](const FfnBlock& block) { return block.used == 0; });
-  RunKept(task, blocks, job->block_capacity());
+  RunKept(task, blocks, job);
   return use;
 }
 
@@ -296,11 +306,18 @@ void CpuFfn::AccumulateOverlay(const FfnOverlayRef& overlay, CpuFfnJob* job) con
   AddOverlayBlocks(overlay, task, &job->blocks);
   if (job->blocks.empty()) return;
   ComputeValues(task, *job);
-  pool_.Run([&](int thread) {
-    const Range part = PartOf(task.dim / kPanelRows, 1, thread, pool_.size());
-    kernels_.overlay_down(task, job->blocks.data(), static_cast<int64_t>(job->blocks.size()), part.begin, part.end);
-  });
+  Down(kernels_.overlay_down, task, job->blocks, job);
   job->blocks.clear();
+}
+
+void CpuFfn::AccumulateSum(const CpuTensor& sum, CpuFfnJob* job) {
+  CHECK(sum.cols() == job->dim() && sum.rows() >= job->task.rows);
+  for (int64_t i = 0; i < int64_t{job->task.rows} * job->dim(); ++i) {
+    job->y()[i] = job->y()[i] + job->sum()[i];  // of the group before it
+    job->y()[i] = job->y()[i] + sum.values()[i];
+    job->sum()[i] = 0;
+  }
+  job->task.sum_group = kNoGroup;
 }
 
 }  // namespace dogstar

@@ -21,6 +21,7 @@ class CpuFfn {
   FfnUse AccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice, std::span<uint64_t> chosen,
                           CpuFfnJob* job) const;
   void AccumulateOverlay(const FfnOverlayRef& overlay, CpuFfnJob* job) const;
+  static void AccumulateSum(const CpuTensor& sum, CpuFfnJob* job);
 
  private:
   // Runs the blocks collected so far, which are whole pages, and empties the list.
@@ -28,7 +29,10 @@ class CpuFfn {
   template <typename Kernel>
   void ForBlocks(Kernel kernel, const FfnTask& task, std::span<const FfnBlock> blocks) const;
   // z of blocks whose tokens have chosen, and what it gives.
-  void RunKept(const FfnTask& task, std::span<const FfnBlock> blocks, int32_t capacity) const;
+  void RunKept(FfnTask task, std::span<const FfnBlock> blocks, CpuFfnJob* job) const;
+  // The down part of blocks whose z is there.
+  template <typename Kernel>
+  void Down(Kernel kernel, const FfnTask& task, std::span<const FfnBlock> blocks, CpuFfnJob* job) const;
   void ComputeValues(const FfnTask& task, const CpuFfnJob& job) const;
 
   void MakeRoomForPlanes(const FfnTask& task) const;

@@ -97,10 +97,10 @@ CpuFfnJob::CpuFfnJob(const FfnJobShape& shape, AlignedBuffer memory)
   if (shape.choice_rows > 0) choice_blocks_list.reserve(choice_blocks());
 }
 
-// y, z, and values, masks and keys of a choice, one after the other.
+// Sum, y, z, and values, masks and keys of a choice, one after the other.
 uint64_t CpuFfnJob::BytesFor(const FfnJobShape& shape) {
   Cutter measure(nullptr);
-  measure.Take<float>(uint64_t(shape.rows) * shape.dim);
+  measure.Take<float>(2 * uint64_t(shape.rows) * shape.dim);
   const uint64_t before_choice = measure.used() + FfnValueBytes(shape.rows, BlocksFor(shape.rows, shape.ffn_rows));
   const uint64_t choice_rows = shape.choice_rows;
   if (choice_rows == 0) return before_choice;
@@ -147,7 +147,7 @@ FfnValues CpuFfnJob::Values(int32_t rows) const {
     return CutFfnValues(rows, block_capacity_, cutter);
   }
   Cutter cutter(memory_.data());
-  cutter.Take<float>(uint64_t(shape_.rows) * shape_.dim);
+  cutter.Take<float>(2 * uint64_t(shape_.rows) * shape_.dim);
   return CutFfnValues(rows, block_capacity_, cutter);
 }
 

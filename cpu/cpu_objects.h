@@ -88,7 +88,8 @@ class CpuFfnJob : public FfnJob {
   int32_t dim() const { return shape_.dim; }
   int32_t choice_rows() const { return shape_.choice_rows; }
   int32_t choice_blocks() const { return (shape_.ffn_rows + kQuantBlock - 1) / kQuantBlock; }
-  float* y() const { return reinterpret_cast<float*>(memory_.data()); }
+  float* sum() const { return reinterpret_cast<float*>(memory_.data()); }  // of a group of pages
+  float* y() const { return sum() + int64_t{shape_.rows} * shape_.dim; }
 
   FfnTask task;  // of the FFN begun last
   FfnPageLayout layout;

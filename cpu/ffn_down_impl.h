@@ -172,7 +172,20 @@ DOGSTAR_INLINE int64_t PageEnd(const FfnBlock* blocks, int64_t block_count, int6
   return end;
 }
 
-// y[t] += partial of one page for each panel; block(partial, kRows, i, panel, first row) adds block i.
+// Outputs [16 * begin, 16 * end): where a page of another group begins, the sum so far goes to y.
+DOGSTAR_INLINE void CloseGroup(const FfnTask& task, const FfnBlock* blocks, int64_t block, int64_t begin, int64_t end) {
+  const int32_t before = block > 0 ? blocks[block - 1].sum_group : task.sum_group;
+  if (blocks[block].sum_group == before) return;
+  for (int t = 0; t < task.rows; ++t) {
+    for (int64_t o = 16 * begin; o < 16 * end; o += 16) {
+      const int64_t at = int64_t{t} * task.dim + o;
+      Store(Load(task.y + at) + Load(task.sum + at), task.y + at);
+      Store(Splat(0.0f), task.sum + at);
+    }
+  }
+}
+
+// sum[t] += partial of one page for each panel; block(partial, kRows, i, panel, first row) adds block i.
 template <typename AddBlocks>
 DOGSTAR_INLINE void ForOutputs(const FfnTask& task, int64_t begin, int64_t end, const AddBlocks& add_blocks) {
   for (int64_t panel = begin; panel < end; ++panel) {
@@ -181,9 +194,11 @@ DOGSTAR_INLINE void ForOutputs(const FfnTask& task, int64_t begin, int64_t end, 
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) partial[r] = Splat(0.0f);
       add_blocks.template operator()<kRows>(panel, first, partial);
-      float* y = task.y + int64_t{first} * task.dim + 16 * panel;
+      float* sum = task.sum + int64_t{first} * task.dim + 16 * panel;
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) Store(Load(y + int64_t{r} * task.dim) + partial[r], y + int64_t{r} * task.dim);
+      for (int r = 0; r < kRows; ++r) {
+        Store(Load(sum + int64_t{r} * task.dim) + partial[r], sum + int64_t{r} * task.dim);
+      }
     });
   }
 }
@@ -236,7 +251,7 @@ DOGSTAR_INLINE DownCodes HighDown(const FfnTask& task, const FfnBlock& block, in
           !PlanesOf<Format>::kFilled};
 }
 
-// y[t] += partial of one page for kPanels panels.
+// sum[t] += partial of one page for kPanels panels.
 template <typename Format, int kRunRows, int kRows, int kPanels>
 DOGSTAR_INLINE void DownPanels(const FfnTask& task, const PageBlocks& page, int64_t panel, int first,
                                const uint8_t* ahead) {
@@ -267,12 +282,12 @@ DOGSTAR_INLINE void DownPanels(const FfnTask& task, const PageBlocks& page, int6
     if (block.cut) down = JoinDown<Format, kPanels>(task, block, panel, joined);
     DownBlock<Format, kRunRows, kRows, kPanels>(task, block, down, panel, at, outlier_runs, partial);
   }
-  float* y = task.y + int64_t{first} * task.dim + 16 * panel;
+  float* sum = task.sum + int64_t{first} * task.dim + 16 * panel;
 #pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      float* to = y + int64_t{r} * task.dim + 16 * p;
+      float* to = sum + int64_t{r} * task.dim + 16 * p;
       Store(Load(to) + partial[p * kRows + r], to);
     }
   }
@@ -310,6 +325,7 @@ void Int8DownPages(const FfnTask& task, const FfnBlock* blocks, int64_t block_co
   for (int64_t first_block = 0; first_block < block_count;) {
     const int64_t page_end = PageEnd(blocks, block_count, first_block);
     const uint8_t* next = page_end < block_count ? Bytes(blocks[page_end].down) : nullptr;
+    CloseGroup(task, blocks, first_block, begin, end);
     Int8DownPage<Format, kRunRows>(task, {blocks, first_block, page_end, next}, begin, end);
     first_block = page_end;
   }
@@ -319,6 +335,7 @@ template <typename Down>
 void FloatDownPages(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end) {
   for (int64_t first_block = 0; first_block < block_count;) {
     const int64_t page_end = PageEnd(blocks, block_count, first_block);
+    CloseGroup(task, blocks, first_block, begin, end);
     ForOutputs(task, begin, end, [&]<int kRows>(int64_t panel, int first, Vec16f* partial) {
       for (int64_t i = first_block; i < page_end; ++i) {
         const float* z = task.z.f32 + i * kBlockRows * task.z.rows + first;

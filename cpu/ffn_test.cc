@@ -75,10 +75,16 @@ class FfnTest : public ::testing::TestWithParam<FfnCase> {
                                const std::vector<float>& before, bool precise) const {
     std::vector<float> out = before;
     for (int32_t t = 0; t < rows; ++t) {
-      std::vector<float> y(dim_);
-      for (const FfnPageRef& page : pages) {
-        reference::FfnPage(layer_.params(), page, RowOf(x, t, dim_), precise, y, {});
+      std::vector<float> y(dim_), sum(dim_);
+      const auto close_group = [&] {
+        for (int32_t o = 0; o < dim_; ++o) y[o] += std::exchange(sum[o], 0.0f);
+      };
+      for (size_t p = 0; p < pages.size(); ++p) {
+        const auto group_of = [&](size_t page) { return layer_.layout().SumGroupOf(pages[page].first_row); };
+        if (p > 0 && group_of(p) != group_of(p - 1)) close_group();
+        reference::FfnPage(layer_.params(), pages[p], RowOf(x, t, dim_), precise, sum, {});
       }
+      close_group();
       for (int32_t o = 0; o < dim_; ++o) out[t * dim_ + o] += y[o];
     }
     return out;
@@ -115,6 +121,33 @@ TEST_P(FfnTest, CutIntoCallsEqualsOneCall) {
       for (const FfnPageRef& page : pages) backend->FfnAccumulatePages({&page, 1}, job);
     });
     EXPECT_TRUE(SameValues(got, expected)) << backend->Describe();
+  }
+}
+
+// A group whose sum comes from elsewhere, wherever it is: the same bits.
+TEST_P(FfnTest, SumsOfGroupsFromElsewhereEqualTheirPages) {
+  const int32_t rows = 3;
+  const std::vector<float> x = RandomActivations(7, rows * dim_), before = RandomFloats(8, rows * dim_);
+  const std::vector<float> nothing(static_cast<size_t>(rows * dim_));
+  const std::vector<FfnPageRef> pages = layer_.pages();
+  const std::vector<float> expected = Reference(pages, x, rows, before, false);
+  const auto groups = static_cast<size_t>(layer_.layout().SumGroupOf(pages.back().first_row)) + 1;
+  const auto together = static_cast<size_t>(layer_.layout().sum_pages());
+  for (const CpuOptions& options : AllOptions(false)) {
+    auto backend = MakeBackend(options);
+    for (size_t elsewhere = 0; elsewhere < groups; ++elsewhere) {
+      const std::span<const FfnPageRef> of_group =
+          std::span(pages).subspan(elsewhere * together, std::min(together, pages.size() - elsewhere * together));
+      const auto sum = MakeTensor(*backend, rows, dim_,
+                                  RunFfn(*backend, layer_.params(), x, rows, nothing,
+                                         [&](FfnJob* job) { backend->FfnAccumulatePages(of_group, job); }));
+      const std::vector<float> got = RunFfn(*backend, layer_.params(), x, rows, before, [&](FfnJob* job) {
+        backend->FfnAccumulatePages(std::span(pages).first(elsewhere * together), job);
+        backend->FfnAccumulateSum(*sum, job);
+        backend->FfnAccumulatePages(std::span(pages).subspan(elsewhere * together + of_group.size()), job);
+      });
+      EXPECT_TRUE(SameValues(got, expected)) << backend->Describe() << ", group " << elsewhere;
+    }
   }
 }
 
@@ -404,6 +437,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 64, 160, 32, 8},
         FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 96, 160, 64, 8},
+        FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 64, 1184, 96, 8},
+        FfnCase{QuantType::kF16, QuantType::kF16, QuantType::kF16, 32, 1100, 544, 8},
         FfnCase{QuantType::kQ4_0, QuantType::kQ4_0, QuantType::kQ4_0, 96, 160, 64, 4},
         FfnCase{QuantType::kQ5_1, QuantType::kQ5_0, QuantType::kQ5_1, 64, 96, 64, 4, FfnActivation::kGeluTanh},
         FfnCase{QuantType::kQ8_0, QuantType::kQ8_0, QuantType::kQ8_0, 64, 96, 32, 4},

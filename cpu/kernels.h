@@ -119,6 +119,7 @@ struct FfnBlock {
   int32_t first_row = 0;
   int32_t page = 0;  // blocks of one page are neighbours
   int32_t block_in_page = 0;
+  int32_t sum_group = 0;     // of its page
   int32_t runs = 0;          // that exist
   uint32_t used = 0;         // bit i: row i is used
   int32_t choice_block = 0;  // FfnAccumulateChosen: the block's place in FfnTask::choice
@@ -159,7 +160,9 @@ struct FfnTask {
   float* capture = nullptr;
   float* capture_up = nullptr;
   int64_t capture_stride = 0;  // of both
-  float* y = nullptr;          // [rows, dim]
+  float* sum = nullptr;        // [rows, dim], of the pages of sum_group so far
+  int32_t sum_group = 0;       // of the last page before this call
+  float* y = nullptr;          // [rows, dim], of the groups before it
 };
 
 struct AttentionTask {

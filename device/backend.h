@@ -339,8 +339,9 @@ class Backend {
   // blocks of 32 packed rows of the page (an outlier belongs to the run of its row); partial = 0; for each run of the
   // page in order:
   // partial = fma(zd * d_group, float(s), partial) [Q4_1: then partial = fma(m_group, zs_run, partial), zs_run = zd *
-  // float(sum of the run's z codes)]; y += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
-  // Precise: as float down, on decoded weights.
+  // float(sum of the run's z codes)]; sum += partial. Float down: partial = fma(w, z, partial) row by row, z in f32.
+  // Precise: as float down, on decoded weights. sum is of the pages of one group (FfnPageLayout::SumGroupOf of their
+  // first row) in the order of the calls; where another group begins, y += sum, sum = 0.
   // Pages in planes: not in precise mode.
   virtual Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) = 0;
   // Drafts. As FfnAccumulatePages over these pages where z[t] is 0 in the rows of them that token t did not choose
@@ -350,10 +351,13 @@ class Backend {
   // not negative. Scores that are no numbers count as 0.
   virtual FfnUse FfnAccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice,
                                      std::span<uint64_t> chosen, FfnJob* job) = 0;
-  // The overlay counts as one page of runs of one row whose z stays f32: partial = fma(z * d_group, float(value),
-  // partial) row by row, with a minimum then partial = fma(z, m_group, partial). Precise and float down: as for pages.
+  // y += sum, the sum of a group of pages that was formed elsewhere; [rows, dim], `rows` as in FfnBegin.
+  virtual void FfnAccumulateSum(const Tensor& sum, FfnJob* job) = 0;
+  // The overlay counts as one page, of a group of its own, of runs of one row whose z stays f32: partial = fma(z *
+  // d_group, float(value), partial) row by row, with a minimum then partial = fma(z, m_group, partial). Precise and
+  // float down: as for pages.
   virtual Ticket FfnAccumulateOverlay(const FfnOverlayRef& overlay, FfnJob* job) = 0;
-  // x[t] += y[t]
+  // y += sum of the last group; x[t] += y[t]
   virtual Ticket FfnEnd(FfnJob* job, Tensor* x) = 0;
 
   // A ticket for everything enqueued so far.

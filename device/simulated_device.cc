@@ -208,6 +208,7 @@ class SimulatedDevice : public Backend {
     for (const DeviceAddress part : {overlay.gate, overlay.up, overlay.down}) Read(part);
     return inner_->FfnAccumulateOverlay(overlay, job);
   }
+  void FfnAccumulateSum(const Tensor& sum, FfnJob* job) override { inner_->FfnAccumulateSum(sum, job); }
   Ticket FfnEnd(FfnJob* job, Tensor* x) override { return inner_->FfnEnd(job, x); }
 
   Ticket Now() override { return inner_->Now(); }

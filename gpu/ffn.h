@@ -17,6 +17,7 @@ struct RowBlock {
   const std::byte* down = nullptr;  // the page's down part
   int32_t first_row = 0;            // RowIndex of row 0
   int32_t page = 0;                 // blocks of a page are neighbours
+  int32_t sum_group = 0;            // of its page
   int32_t block_in_page = 0;
   int32_t first_group = 0;  // of its runs, in the call's list of groups
   int32_t runs = 0;         // that exist
@@ -67,10 +68,44 @@ struct DownTask {
   const std::byte* scales = nullptr;  // the layer's down-scale table; null for float types
   ActivationView z;
   int32_t rows = 0, dim = 0;
-  float* y = nullptr;  // [rows][dim]
+  float* sum = nullptr;   // [rows][dim], of the pages of sum_group so far
+  int32_t sum_group = 0;  // of the last page before this call
+  float* y = nullptr;     // [rows][dim], of the groups before it
 
   DOGSTAR_HD int64_t panels() const { return (int64_t{dim} + kLanes - 1) / kLanes; }
   DOGSTAR_HD int64_t Blocks() const { return TileBlocks(panels(), rows); }
+};
+
+// An output of a row on its way through pages: partial sums of pages, of groups, of all.
+struct OutputSum {
+  float partial, sum, y;
+  int32_t page, group;  // of partial, of sum
+
+  DOGSTAR_HD void Load(const DownTask& task, int64_t at) {
+    partial = 0;
+    sum = task.sum[at];
+    y = task.y[at];
+    page = task.blocks[0].page;
+    group = task.sum_group;
+    EnterGroup(task.blocks[0].sum_group);
+  }
+  DOGSTAR_HD void Enter(const RowBlock& block) {
+    if (block.page == page) return;
+    sum = sum + partial;
+    partial = 0;
+    page = block.page;
+    EnterGroup(block.sum_group);
+  }
+  DOGSTAR_HD void EnterGroup(int32_t next) {
+    if (next == group) return;
+    y = y + sum;
+    sum = 0;
+    group = next;
+  }
+  DOGSTAR_HD void Store(const DownTask& task, int64_t at) const {
+    task.sum[at] = sum + partial;
+    task.y[at] = y;
+  }
 };
 
 // 16 outputs of eight rows a block: exact sums of runs, then one thread a row and output adds up runs and pages in
@@ -84,10 +119,7 @@ struct DownKernel {
   struct Shared {
     int32_t sums[kTileRows][kChunk][kMostRuns][kLanes];
   };
-  struct Local {
-    float partial, y;
-    int32_t page;  // of partial
-  };
+  using Local = OutputSum;
   DownTask task;
 
   DOGSTAR_HD int64_t Blocks() const { return task.Blocks(); }
@@ -103,10 +135,10 @@ struct DownKernel {
     }
     const int64_t output = at.panel * kLanes + at.lane;
     if (at.row() >= task.rows || output >= task.dim) return;
-    float* y = task.y + int64_t{at.row()} * task.dim + output;
-    if (phase == 1) *local = {0, *y, task.blocks[0].page};
+    const int64_t place = int64_t{at.row()} * task.dim + output;
+    if (phase == 1) local->Load(task, place);
     for (int b = 0; b < count; ++b) AddBlock(begin + b, shared->sums[at.part][b], at, output, local);
-    if (phase + 1 == Phases()) *y = local->y + local->partial;
+    if (phase + 1 == Phases()) local->Store(task, place);
   }
 
  private:
@@ -139,11 +171,7 @@ struct DownKernel {
   DOGSTAR_HD void AddBlock(int32_t b, const int32_t (*sums)[kLanes], const TilePlace& place, int64_t output,
                            Local* local) const {
     const RowBlock& block = task.blocks[b];
-    if (block.page != local->page) {
-      local->y = local->y + local->partial;
-      local->partial = 0;
-      local->page = block.page;
-    }
+    local->Enter(block);
     const int64_t at = place.row() * task.z.blocks() + b;
     const float d = task.z.scales[at];
     for (int run = 0; run < block.runs; ++run) {
@@ -174,25 +202,20 @@ struct FloatDownKernel {
     const TilePlace at = PlaceOf(block, thread, task.panels());
     const int64_t row = at.row(), output = at.panel * kLanes + at.lane;
     if (row >= task.rows || output >= task.dim) return;
-    float* y = task.y + row * task.dim + output;
-    float total = *y, partial = 0;
-    int32_t page = task.blocks[0].page;
+    OutputSum sum;
+    sum.Load(task, row * task.dim + output);
     for (int32_t b = 0; b < task.block_count; ++b) {
       const RowBlock& of = task.blocks[b];
-      if (of.page != page) {
-        total = total + partial;
-        partial = 0;
-        page = of.page;
-      }
+      sum.Enter(of);
       const std::byte* weights = of.down + static_cast<uint64_t>(at.panel) * task.panel_bytes;
       for (int i = 0; i < kBlockColumns; ++i) {
         if ((of.used >> i & 1) == 0) continue;
         const int64_t column = int64_t{of.block_in_page} * kBlockColumns + i;
         const float w = FloatWeight<kType>(weights, column * kLanes + at.lane);
-        partial = Fma(w, task.z.f32[row * task.z.cols + int64_t{b} * kBlockColumns + i], partial);
+        sum.partial = Fma(w, task.z.f32[row * task.z.cols + int64_t{b} * kBlockColumns + i], sum.partial);
       }
     }
-    *y = total + partial;
+    sum.Store(task, row * task.dim + output);
   }
 };
 

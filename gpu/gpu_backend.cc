@@ -20,6 +20,8 @@
 namespace dogstar {
 namespace {
 
+constexpr int32_t kNoGroup = -1;  // of no pages
+
 using gpu::ActivationView;
 using gpu::Runtime;
 
@@ -147,8 +149,15 @@ class GpuBackend : public Backend {
     CHECK(false);
     return {};
   }
+  void FfnAccumulateSum(const Tensor& sum, FfnJob* job) override {
+    auto* own = static_cast<GpuFfnJob*>(job);
+    CHECK(sum.cols() == own->shape().dim && sum.rows() >= own->rows);
+    CloseGroup(own);
+    Launch(gpu::AddKernel{ValuesOf(sum), own->y, int64_t{own->rows} * own->shape().dim});
+  }
   Ticket FfnEnd(FfnJob* job, Tensor* x) override {
-    const auto& own = static_cast<const GpuFfnJob&>(*job);
+    auto& own = static_cast<GpuFfnJob&>(*job);
+    CloseGroup(&own);
     AddTo(own.y, int64_t{own.rows} * own.shape().dim, x);
     return Now();
   }
@@ -191,6 +200,7 @@ class GpuBackend : public Backend {
     });
   }
   void RunPages(GpuFfnJob* job);
+  void CloseGroup(GpuFfnJob* job);
   void AddPage(const FfnPageRef& page, int32_t number, GpuFfnJob* job) const;
 
   std::unique_ptr<Runtime> runtime_;  // first: memory is freed through it
@@ -345,6 +355,8 @@ void GpuBackend::FfnBegin(const FfnParams& params, const Activations& x, int32_t
     own.capture_up = ValuesOf(params.capture_up);
     own.capture_stride = params.capture_up->cols();
   }
+  own.sum_group = kNoGroup;
+  Launch(gpu::ClearKernel{own.sum, int64_t{rows} * own.shape().dim});
   Launch(gpu::ClearKernel{own.y, int64_t{rows} * own.shape().dim});
 }
 
@@ -363,6 +375,7 @@ void GpuBackend::AddPage(const FfnPageRef& page, int32_t number, GpuFfnJob* job)
     block.down = page.data + layout.down_offset;
     block.first_row = page.first_row + b * kBlockRows;
     block.page = number;
+    block.sum_group = layout.SumGroupOf(page.first_row);
     block.block_in_page = b;
     block.runs = std::min(runs - b * runs_per_block, runs_per_block);
     block.first_group = static_cast<int32_t>(job->pages.groups.size());
@@ -390,6 +403,14 @@ Ticket GpuBackend::FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob*
   }
   RunPages(&own);
   return Now();
+}
+
+// The sum so far goes to y.
+void GpuBackend::CloseGroup(GpuFfnJob* job) {
+  const int64_t count = int64_t{job->rows} * job->shape().dim;
+  Launch(gpu::AddKernel{job->sum, job->y, count});
+  Launch(gpu::ClearKernel{job->sum, count});
+  job->sum_group = kNoGroup;
 }
 
 void GpuBackend::RunPages(GpuFfnJob* job) {
@@ -422,10 +443,21 @@ void GpuBackend::RunPages(GpuFfnJob* job) {
                            job->capture_up, job->capture_stride});
   gpu::WithType(job->layout.down_type, [&]<QuantType kType>() {
     gpu::Down<kType> kernel;
-    kernel.task = {blocks,           count, groups,    job->layout.run_rows, job->layout.down_panel_bytes,
-                   job->down_scales, z,     job->rows, job->layout.dim,      job->y};
+    kernel.task = {.blocks = blocks,
+                   .block_count = count,
+                   .groups = groups,
+                   .run_rows = job->layout.run_rows,
+                   .panel_bytes = job->layout.down_panel_bytes,
+                   .scales = job->down_scales,
+                   .z = z,
+                   .rows = job->rows,
+                   .dim = job->layout.dim,
+                   .sum = job->sum,
+                   .sum_group = job->sum_group,
+                   .y = job->y};
     runtime_->Launch(gpu::OfEveryType<gpu::Down>(kernel));
   });
+  job->sum_group = lists.blocks.back().sum_group;
   lists.Clear();
 }
 

@@ -160,7 +160,8 @@ class GpuFfnJob : public FfnJob {
   int32_t rows_together() const { return RowsTogether(shape_); }
   const FfnJobShape& shape() const { return shape_; }
 
-  float *y = nullptr, *gate = nullptr, *up = nullptr;
+  float *sum = nullptr, *y = nullptr;  // of a group of pages, of the groups before it
+  float *gate = nullptr, *up = nullptr;
   gpu::ActivationView z;
   std::byte* lists = nullptr;  // ListBytes
   // Of the FFN begun last.
@@ -171,11 +172,13 @@ class GpuFfnJob : public FfnJob {
   int64_t capture_stride = 0;
   gpu::ActivationView x;
   int32_t rows = 0;
+  int32_t sum_group = 0;  // of the last page
   PageLists pages;
 
  private:
   void Cut(Cutter* cutter) {
     const auto most = static_cast<uint64_t>(shape_.rows), together = static_cast<uint64_t>(rows_together());
+    sum = cutter->Take<float>(most * static_cast<uint64_t>(shape_.dim));
     y = cutter->Take<float>(most * static_cast<uint64_t>(shape_.dim));
     gate = cutter->Take<float>(most * together);
     up = cutter->Take<float>(most * together);

@@ -16,7 +16,7 @@ constexpr uint64_t kChunkBytes = 2 << 20;
 constexpr int32_t kChunkRowsMax = 1024;
 // Transposed products sum so many rows of the matrix apart, then these sums: a vocabulary's worth of terms that nearly
 // cancel keeps its digits.
-constexpr int32_t kSumRows = 32;
+constexpr int32_t kRowsTogether = 32;
 
 int32_t ChunkRowsOf(uint64_t row_bytes) {
   const auto fitting = static_cast<int32_t>(std::min<uint64_t>(kChunkBytes / row_bytes, kChunkRowsMax));
@@ -49,8 +49,8 @@ uint64_t WeightStream::Bytes(const ModelFile& model, const Backend& backend, con
   for (const int32_t cols : options.widths) {
     bytes += backend.TensorBytes(options.rows, cols) + backend.ActivationsBytes(options.rows, cols);
   }
-  return bytes + static_cast<uint64_t>(options.threads) * static_cast<uint64_t>(WidthMax(options)) * (kSumRows + 1) *
-                     sizeof(float);
+  return bytes + static_cast<uint64_t>(options.threads) * static_cast<uint64_t>(WidthMax(options)) *
+                     (kRowsTogether + 1) * sizeof(float);
 }
 
 absl::StatusOr<std::unique_ptr<WeightStream>> WeightStream::Create(const ModelFile* model, Backend* backend,
@@ -66,7 +66,7 @@ absl::StatusOr<std::unique_ptr<WeightStream>> WeightStream::Create(const ModelFi
   stream->out_host_.resize(static_cast<size_t>(options.rows) * kChunkRowsMax);
   stream->chunk_.resize(ChunkBytesMax(*model));
   stream->scratch_.assign(static_cast<size_t>(options.threads),
-                          std::vector<float>(static_cast<size_t>(WidthMax(options)) * (kSumRows + 1)));
+                          std::vector<float>(static_cast<size_t>(WidthMax(options)) * (kRowsTogether + 1)));
   return stream;
 }
 
@@ -118,9 +118,9 @@ void WeightStream::AddTransposedPart(const MatrixSource& w, int32_t first_row, i
                                      std::span<float> scratch, std::span<float> dx) {
   const auto width = static_cast<size_t>(columns.end - columns.begin);
   const uint64_t skip = RowBytes(w.type, columns.begin);
-  const std::span<float> partial = scratch.first(width), decoded = scratch.subspan(width, kSumRows * width);
-  for (int32_t begin = 0; begin < chunk_rows; begin += kSumRows) {
-    const int32_t count = std::min(kSumRows, chunk_rows - begin);
+  const std::span<float> partial = scratch.first(width), decoded = scratch.subspan(width, kRowsTogether * width);
+  for (int32_t begin = 0; begin < chunk_rows; begin += kRowsTogether) {
+    const int32_t count = std::min(kRowsTogether, chunk_rows - begin);
     for (int32_t r = 0; r < count; ++r) {
       DequantizeRow(w.type, bytes + static_cast<uint64_t>(begin + r) * w.row_bytes() + skip,
                     static_cast<int64_t>(width), decoded.data() + static_cast<size_t>(r) * width);
