@@ -513,6 +513,7 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   placement.planned_bytes = fixed + for_weights - host;
   if (request.device_bytes) placement.device_planned_bytes = device.fixed + device.staging + taken;
   placement.staging_bytes = device.staging;
+  placement.host_tables = request.host_tables && placement.host_bytes > 0;
   placement.range_bytes = ring.range_bytes;
   placement.ring_bytes = ring.bytes;
   placement.drafts_need_no_disk = DraftsNeedNoDisk(model, request, placement);

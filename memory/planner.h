@@ -47,6 +47,7 @@ struct PlanRequest {
   uint64_t budget_bytes = kNoLimit;
   std::optional<uint64_t> device_bytes;  // of a device that computes; none: the host does
   uint64_t pinned_bytes = kNoLimit;      // page-locked host memory: the ring, and pages that the device does not hold
+  bool host_tables = false;              // the processor computes some of these: `fixed` has what it needs
   std::vector<FixedCost> fixed;
   // Share of the bytes for FFN rows that goes to the overlay instead of the prefix, 0..0.5. Packed files only.
   double overlay_share = 0;
@@ -88,7 +89,8 @@ struct Placement {
   uint64_t ring_bytes = 0;        // > 0: loading goes through it too
   uint64_t range_bytes = 0;       // longest run of pages or rows that is one read
   uint64_t complement_bytes = 0;  // read by each full pass
-  uint64_t host_bytes = 0;        // weights in host memory that each full pass takes over the link
+  uint64_t host_bytes = 0;        // weights in host memory, which a full pass takes over the link or computes there
+  bool host_tables = false;       // tables for the processor's part of them are in host memory
   uint64_t staging_bytes = 0;     // of a device, for what comes over the link
   uint64_t resident_bytes = 0;    // weights in tier 0 that a full pass uses (all but the overlay)
   uint64_t draft_bytes = 0;       // weights in tier 0 that a draft with every resident row uses

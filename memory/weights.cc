@@ -44,14 +44,15 @@ struct Weights::Loader {
     MatrixView plain;                    // rows > 0: pack into panels
     const FfnPageLayout* cut = nullptr;  // pages of which the high planes are kept; null: bytes as they are
     std::byte* destination = nullptr;
-    bool to_host = false;  // destination is host memory
+    bool to_host = false;            // destination is host memory
+    std::byte* host_copy = nullptr;  // beside it; null: none
   };
 
   const ModelFile& model;
   const Placement& placement;
   Backend* backend;
   Weights* weights;
-  uint64_t arena_used = 0, host_used = 0;
+  uint64_t arena_used = 0, host_used = 0, host_tables_used = 0;
   std::vector<StreamRange> ranges;
   std::vector<Action> actions;
   std::unordered_map<std::string, int32_t> first_piece_of;                       // by tensor with checksums
@@ -142,10 +143,15 @@ struct Weights::Loader {
     int32_t first_piece = 0;
   };
 
+  // Pages that are one range.
+  int32_t RunPages(const Pages& of_layer) const {
+    return std::max<int32_t>(1, static_cast<int32_t>(placement.range_bytes / of_layer.bytes));
+  }
+
   // Calls function(range, first_page, pages) for runs of neighbouring pages no longer than a range.
   template <typename Function>
   void ForEachPageRun(const Pages& of_layer, int32_t begin, int32_t end, Function function) {
-    const int32_t run = std::max<int32_t>(1, static_cast<int32_t>(placement.range_bytes / of_layer.bytes));
+    const int32_t run = RunPages(of_layer);
     for (int32_t page = begin; page < end; page += run) {
       const int32_t pages = std::min(run, end - page);
       StreamRange range;
@@ -168,7 +174,7 @@ struct Weights::Loader {
     const PackedLayer& layer = model.packed()->layers()[static_cast<size_t>(index)];
     FfnPart part;
     part.layer = &layer;
-    if (layer.down_scales_bytes > 0) part.down_scales = DownScales(layer, index);
+    if (layer.down_scales_bytes > 0) DownScales(layer, index, &part);
     const Pages pages = AddPages(layer.pages_offset, layer.layout.page_bytes, layer.page_checksums);
     Resident(pages, place.resident_pages, &part);
     const int32_t planes_end = place.resident_pages + place.plane_pages;
@@ -195,12 +201,15 @@ struct Weights::Loader {
 
   // Pages [begin, end) in host memory.
   void HostPages(const Pages& pages, int32_t begin, int32_t end, FfnPart* part) {
+    if (begin == end) return;
+    part->host_page_count = end - begin;
+    part->host_run_pages = RunPages(pages);
+    part->host_pages = weights->host_->span().subspan(host_used, static_cast<uint64_t>(end - begin) * pages.bytes);
     ForEachPageRun(pages, begin, end, [&](const StreamRange& range, int32_t, int32_t) {
       std::byte* const memory = weights->host_->span().data() + host_used;
       host_used += range.bytes;
       ranges.push_back(range);
       actions.push_back({.destination = memory, .to_host = true});
-      part->host_runs.push_back({memory, range.bytes});
     });
   }
 
@@ -225,16 +234,22 @@ struct Weights::Loader {
     });
   }
 
-  DeviceAddress DownScales(const PackedLayer& layer, int32_t index) {
+  void DownScales(const PackedLayer& layer, int32_t index, FfnPart* part) {
     const MatrixSource table = DownScaleTable(*model.packed(), index);
     std::byte* memory = Take(layer.down_scales_bytes, kCacheLine);
+    part->down_scales = memory;
+    std::byte* host = nullptr;
+    if (placement.host_tables) {
+      part->host_down_scales = host = weights->host_tables_.data() + host_tables_used;
+      host_tables_used += AlignUp(layer.down_scales_bytes, kCacheLine);
+    }
     MatrixPlacement place;
     place.chunk_rows = table.checksums != nullptr ? table.checksums->chunk_rows : ChunkRows(table.row_bytes());
     ForEachChunk(table, place, 0, table.rows, [&](const StreamRange& range, int32_t row, int32_t) {
       ranges.push_back(range);
-      actions.push_back({.destination = memory + static_cast<uint64_t>(row) * table.row_bytes()});
+      const uint64_t at = static_cast<uint64_t>(row) * table.row_bytes();
+      actions.push_back({.destination = memory + at, .host_copy = host != nullptr ? host + at : nullptr});
     });
-    return memory;
   }
 
   DeviceAddress Vector(const std::vector<float>& values) {
@@ -302,6 +317,7 @@ struct Weights::Loader {
       } else {
         RETURN_IF_ERROR(backend->WriteMemory(bytes, action.destination));
       }
+      if (action.host_copy != nullptr) std::memcpy(action.host_copy, bytes.data(), bytes.size());
       RETURN_IF_ERROR(pager.Release());
       done += bytes.size();
       if (progress) progress(done, total);
@@ -309,6 +325,12 @@ struct Weights::Loader {
     return absl::OkStatus();
   }
 };
+
+uint64_t Weights::HostTableBytes(const ModelFile& model) {
+  uint64_t bytes = 0;
+  for (const PackedLayer& layer : model.packed()->layers()) bytes += AlignUp(layer.down_scales_bytes, kCacheLine);
+  return bytes;
+}
 
 uint64_t Weights::TableBytes(const ModelFile& model) {
   uint64_t bytes = VectorsBytes(model);
@@ -335,6 +357,9 @@ absl::StatusOr<std::unique_ptr<Weights>> Weights::Load(const ModelFile& model, c
   ASSIGN_OR_RETURN(weights->arena_, backend->AllocateMemory(loader.ArenaBytes()));
   if (placement.host_bytes > 0) {
     ASSIGN_OR_RETURN(weights->host_, backend->NewHostMemory(placement.host_bytes));
+  }
+  if (placement.host_tables) {
+    ASSIGN_OR_RETURN(weights->host_tables_, AlignedBuffer::Create(HostTableBytes(model)));
   }
   loader.Layout();
   CHECK(loader.arena_used <= loader.ArenaBytes());

@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/status.h"
 #include "device/backend.h"
 #include "memory/pager.h"
@@ -44,8 +45,11 @@ struct FfnPart {
   std::vector<FfnPageRef> resident;  // the prefix, in file order
   std::vector<FfnPageRef> planes;    // behind it: pages whose high planes are resident (PlaneState::kHigh)
   std::vector<int32_t> low_runs;     // streamed low planes of these, pages of each range
-  // Behind both, where a device computes: neighbouring pages in host memory, in runs of at most a range.
-  std::vector<std::span<const std::byte>> host_runs;
+  // Behind both, where a device computes: pages in host memory, which cross the link in runs of at most a range.
+  std::span<const std::byte> host_pages;
+  int32_t host_page_count = 0, host_run_pages = 1;
+  // For pages that the processor computes (Placement::host_tables); null: it computes none.
+  const std::byte* host_down_scales = nullptr;
   std::vector<int32_t> streamed_runs;  // pages of each streamed range, in file order after all of these
 
   // What drafts may use, prefix and high planes: function(page).
@@ -55,6 +59,11 @@ struct FfnPart {
     for (const FfnPageRef& page : planes) function(page);
   }
   size_t draft_page_count() const { return resident.size() + planes.size(); }
+  int32_t first_host_page() const { return static_cast<int32_t>(draft_page_count()); }
+  const std::byte* HostPage(int32_t page) const {
+    return host_pages.data() + static_cast<uint64_t>(page - first_host_page()) * layer->layout.page_bytes;
+  }
+  uint64_t host_run_bytes() const { return static_cast<uint64_t>(host_run_pages) * layer->layout.page_bytes; }
 };
 
 // Page `page` of a layer at `data`.
@@ -71,6 +80,8 @@ class Weights {
 
   // Bytes that Load takes beside matrices and pages: norms and biases, down-scale tables, embedding buffer.
   static uint64_t TableBytes(const ModelFile& model);
+  // And of host memory, where Placement::host_tables. REQUIRES: a packed file.
+  static uint64_t HostTableBytes(const ModelFile& model);
 
   const MatrixPart& matrix(LayerIndex layer, MatrixRole role) const {
     return matrices_[static_cast<size_t>(ToInt(layer)) * kMatrixRoles + static_cast<size_t>(role)];
@@ -95,6 +106,7 @@ class Weights {
   Backend* backend_;
   std::byte* arena_ = nullptr;
   std::unique_ptr<HostMemory> host_;  // pages behind a device's own; null: none
+  AlignedBuffer host_tables_;         // down-scale tables of all layers, for the processor
   std::vector<MatrixPart> matrices_;
   MatrixPart head_;
   MatrixView embedding_;

@@ -346,6 +346,11 @@ std::vector<ConfigKey> MakeKeys() {
                     config->device = std::string(value);
                     return absl::OkStatus();
                   }});
+  keys.push_back(real_key(
+      "hybrid",
+      "where a GPU computes: share of the rows in host memory that the processor computes in full passes; -1: "
+      "by measured rates",
+      -1, 1, "-1, or 0 to 1", [](Config & c) -> auto& { return c.hybrid; }));
   keys.push_back({"budget.ram", "memory that the whole program stays below", kSize,
                   [](std::string_view value, Config* config) -> absl::Status {
                     ASSIGN_OR_RETURN(const uint64_t bytes, ParseSize(value));

@@ -40,6 +40,7 @@ struct Config {
   KvPrecision kv_type = KvPrecision::kF16;
   bool precise = false;
   std::string device = "auto";  // what computes (runtime/devices.h)
+  double hybrid = -1;           // share of the rows in host memory that the processor computes; -1: by measured rates
   std::string tiers;            // what `dogstar probe` measured; empty: tiers.json in cache_dir, where there is one
   std::string cache_dir;        // packed files go here when the model's folder cannot be written; empty: nowhere else
   struct {

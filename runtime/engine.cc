@@ -194,6 +194,27 @@ absl::Status Engine::CreateResiduals(const Hooks& hooks) {
   return absl::OkStatus();
 }
 
+// Who computes the pages in host memory, by what the machine gives.
+absl::Status Engine::CreateHostFfn(const Hooks& hooks) {
+  if (!placement_.host_tables) return absl::OkStatus();
+  ASSIGN_OR_RETURN(host_ffn_, HostFfn::Create(*model_, weights_.get(), HostFfnOf(config_, *model_, limits_)));
+  forward_->SetHostFfn(host_ffn_.get());
+  if (config_.hybrid >= 0) {
+    host_ffn_->SetSplit(HybridSplit(config_.hybrid));
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const HybridRates rates, host_ffn_->Measure(backend_.get()));
+  const HybridSplit split(rates);
+  host_ffn_->SetSplit(split);
+  const auto gigabytes = [](double seconds) { return seconds > 0 ? 1e-9 / seconds : 0; };
+  Note(hooks,
+       fmt::format("rows in host memory: of passes over 1 row the processor computes {:.0f}% ({:.1f} GB/s beside a "
+                   "link of {:.1f}), over {} rows {:.0f}% ({:.1f} GB/s)",
+                   100 * split.ShareOf(1), gigabytes(rates.one_row_seconds), gigabytes(rates.link_seconds), rates.rows,
+                   100 * split.ShareOf(rates.rows), gigabytes(rates.rows_seconds)));
+  return absl::OkStatus();
+}
+
 void Engine::BeginRecord() {
   if (options_.accesses == nullptr) return;
   AccessHeader header;
@@ -259,6 +280,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   ASSIGN_OR_RETURN(forward_,
                    Forward::Create(model_, weights_.get(), backend_.get(), pager_.get(), kv_store_.get(), limits_));
   forward_->SetTrace(options_.trace);
+  RETURN_IF_ERROR(CreateHostFfn(hooks));
   if (NeedsPacked(options_.mode)) {
     ASSIGN_OR_RETURN(score_maps_, ScoreMaps::Create(*choices_.predictor, model_->config().layer_count, backend_.get(),
                                                     options_.logit_rows));

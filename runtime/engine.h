@@ -105,6 +105,8 @@ class Engine {
   // Loading and passes together.
   uint64_t disk_bytes() const { return loaded_bytes_ + pager_->stats().bytes_read; }
   uint64_t link_bytes() const { return forward_->link_bytes(); }
+  // Of weights in host memory that the processor computed with, beside a device.
+  uint64_t processor_bytes() const { return host_ffn_ != nullptr ? host_ffn_->computed_bytes() : 0; }
   double io_wait_seconds() const { return pager_->stats().wait_seconds; }
   // Reader, and what speaks for it.
   std::string DescribeIo() const;
@@ -119,6 +121,7 @@ class Engine {
   absl::Status ChooseHowToRead(const Hooks& hooks);
   absl::Status CreateOverlay();
   absl::Status CreateResiduals(const Hooks& hooks);
+  absl::Status CreateHostFfn(const Hooks& hooks);
   void BeginRecord();
 
   Config config_;
@@ -148,6 +151,7 @@ class Engine {
   std::unique_ptr<LowRankProducts> residuals_;  // null where drafts have none
   std::unique_ptr<DraftHead> draft_head_;       // null where drafts use the model's
   std::unique_ptr<PromptAttribution> prompt_attribution_;
+  std::unique_ptr<HostFfn> host_ffn_;  // null: the processor has no part of passes
   std::unique_ptr<Forward> forward_;
 };
 

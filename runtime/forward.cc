@@ -39,6 +39,7 @@ uint64_t Forward::Bytes(const ModelFile& model, const Backend& backend, const Li
            backend.TensorBytes(limits.logit_rows, c.vocab_size);
   if (packed) {
     bytes += backend.FfnJobBytes({rows, c.dim, PackedCols(model), limits.choice_rows});
+    if (limits.host_rows > 0) bytes += backend.TensorBytes(limits.host_rows, c.dim);
     const uint64_t captured = limits.capture_rows > 0 ? backend.TensorBytes(limits.capture_rows, PackedCols(model)) : 0;
     bytes += (limits.capture_up ? 3 : 2) * captured;
     if (limits.capture_contexts) bytes += backend.TensorBytes(rows, c.head_count * c.head_dim);
@@ -65,6 +66,9 @@ absl::Status Forward::Allocate() {
   if (!weights_->packed()) return absl::OkStatus();
   capture_cols_ = PackedCols(*model_);
   ASSIGN_OR_RETURN(ffn_job_, backend_->NewFfnJob({rows, config_.dim, capture_cols_, limits_.choice_rows}));
+  if (limits_.host_rows > 0) {
+    ASSIGN_OR_RETURN(host_sum_, backend_->NewTensor(limits_.host_rows, config_.dim));
+  }
   if (limits_.capture_rows > 0) {
     ASSIGN_OR_RETURN(capture_, backend_->NewTensor(limits_.capture_rows, capture_cols_));
     if (limits_.capture_up) {
@@ -237,15 +241,50 @@ absl::Status Forward::CutPages(LayerIndex layer, const FfnPart& part) {
   return absl::OkStatus();
 }
 
-// Pages in host memory, over the link. page: the first of them; then the one behind.
-absl::Status Forward::HostPages(LayerIndex layer, const FfnPart& part, int32_t* page) {
+// Gives the processor its part of the layer, if it has one, as soon as the layer's input is known.
+absl::StatusOr<HostFfn::Groups> Forward::StartHostFfn(LayerIndex layer, int32_t rows, bool captures) {
+  if (host_ffn_ == nullptr || captures) return HostFfn::Groups{};
+  const HostFfn::Groups groups = host_ffn_->GroupsOf(layer, rows);
+  if (groups.empty()) return groups;
+  host_ffn_->Wait();  // for what a pass that failed has left
+  const TraceScope scope = Compute("input for the processor", layer);
+  RETURN_IF_ERROR(backend_->Download(layer_pass_->ffn_input(), 0, rows, host_ffn_->Input(rows)));
+  host_ffn_->Start(layer, groups, rows);
+  return groups;
+}
+
+absl::Status Forward::AddHostSums(const HostFfn::Groups& groups) {
+  host_ffn_->Wait();
+  for (int32_t i = 0; i < groups.end - groups.begin; ++i) {
+    backend_->Upload(host_ffn_->Sum(i), 0, host_sum_.get());
+    backend_->FfnAccumulateSum(*host_sum_, ffn_job_.get());
+  }
+  return absl::OkStatus();
+}
+
+// Pages in host memory: over the link, but for those that the processor computes.
+absl::Status Forward::HostPages(LayerIndex layer, const FfnPart& part, const HostFfn::Groups& on_host) {
+  const int32_t first = part.first_host_page(), end = first + part.host_page_count;
+  if (on_host.empty()) return LinkPages(layer, part, first, end);
+  const int32_t together = part.layer->layout.sum_pages();
+  RETURN_IF_ERROR(LinkPages(layer, part, first, on_host.begin * together));
+  {
+    const TraceScope scope = Compute("sums of the processor", layer);
+    RETURN_IF_ERROR(AddHostSums(on_host));
+  }
+  return LinkPages(layer, part, on_host.end * together, end);
+}
+
+absl::Status Forward::LinkPages(LayerIndex layer, const FfnPart& part, int32_t begin, int32_t end) {
   const uint64_t page_bytes = part.layer->layout.page_bytes;
   std::vector<FfnPageRef> pages;
-  for (const std::span<const std::byte> run : part.host_runs) {
-    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.NextOf(run));
+  for (int32_t first = begin; first < end; first += part.host_run_pages) {
+    const int32_t count = std::min(part.host_run_pages, end - first);
+    ASSIGN_OR_RETURN(const DeviceAddress data,
+                     staged_.NextOf({part.HostPage(first), static_cast<uint64_t>(count) * page_bytes}));
     pages.clear();
-    for (uint64_t at = 0; at < run.size(); at += page_bytes) {
-      pages.push_back(PageRefOf(*part.layer, (*page)++, data + at));
+    for (int32_t i = 0; i < count; ++i) {
+      pages.push_back(PageRefOf(*part.layer, first + i, data + static_cast<uint64_t>(i) * page_bytes));
     }
     const TraceScope scope = Compute("pages of host memory", layer);
     RETURN_IF_ERROR(staged_.Used(backend_->FfnAccumulatePages(pages, ffn_job_.get())));
@@ -266,11 +305,12 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
   FfnParams params = ParamsOf(part);
   if (captures) params.capture = capture_.get();
   if (captures_up) params.capture_up = capture_up_.get();
+  ASSIGN_OR_RETURN(const HostFfn::Groups on_host, StartHostFfn(layer, rows, captures));
   backend_->FfnBegin(params, in, rows, ffn_job_.get());
   if (!part.resident.empty()) backend_->FfnAccumulatePages(part.resident, ffn_job_.get());
   RETURN_IF_ERROR(CutPages(layer, part));
-  auto page = static_cast<int32_t>(part.resident.size() + part.planes.size());
-  RETURN_IF_ERROR(HostPages(layer, part, &page));
+  RETURN_IF_ERROR(HostPages(layer, part, on_host));
+  int32_t page = part.first_host_page() + part.host_page_count;
   std::vector<FfnPageRef> pages;
   for (int32_t count : part.streamed_runs) {
     ASSIGN_OR_RETURN(const DeviceAddress data, staged_.Next());

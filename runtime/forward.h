@@ -21,6 +21,7 @@
 #include "runtime/batch.h"
 #include "runtime/draft_head.h"
 #include "runtime/draft_rows.h"
+#include "runtime/host_ffn.h"
 #include "runtime/layer_pass.h"
 #include "runtime/score_maps.h"
 
@@ -69,6 +70,7 @@ class Forward {
     bool capture_up = false;        // observers may read up values
     int32_t choice_rows = 0;        // most rows of a draft whose tokens choose their FFN rows
     bool capture_contexts = false;  // observers may read contexts, of batch_rows rows
+    int32_t host_rows = 0;          // most rows of a pass of which the processor computes a part (host_ffn.h)
   };
   // Bytes that Create takes.
   static uint64_t Bytes(const ModelFile& model, const Backend& backend, const Limits& limits);
@@ -88,6 +90,9 @@ class Forward {
 
   // Maps for what drafts leave out of each layer's FFN; null: none. They outlive the object.
   void SetResiduals(LowRankProducts* residuals) { residuals_ = residuals; }
+
+  // The processor's part of full passes of limits.host_rows rows; null: it has none. It outlives the object.
+  void SetHostFfn(HostFfn* host_ffn) { host_ffn_ = host_ffn; }
 
   // It outlives the object, or the next call; may be null.
   void SetDraftObserver(DraftObserver* observer) { draft_observer_ = observer; }
@@ -121,7 +126,10 @@ class Forward {
                     Tensor* out);
   absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status CutPages(LayerIndex layer, const FfnPart& part);
-  absl::Status HostPages(LayerIndex layer, const FfnPart& part, int32_t* page);
+  absl::StatusOr<HostFfn::Groups> StartHostFfn(LayerIndex layer, int32_t rows, bool captures);
+  absl::Status AddHostSums(const HostFfn::Groups& groups);
+  absl::Status HostPages(LayerIndex layer, const FfnPart& part, const HostFfn::Groups& on_host);
+  absl::Status LinkPages(LayerIndex layer, const FfnPart& part, int32_t begin, int32_t end);
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status DraftFfn(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
   // scores: of a choice by RowScore::kGiven, else empty.
@@ -159,6 +167,7 @@ class Forward {
   std::unique_ptr<Tensor> logits_;                // [logit_rows, vocab]
   std::unique_ptr<Activations> head_act_;
   std::unique_ptr<FfnJob> ffn_job_;
+  std::unique_ptr<Tensor> host_sum_;  // [host rows, dim]
   std::vector<float> captured_, contexts_;
   std::vector<std::byte> embedding_bytes_;  // of one row
   int32_t capture_cols_ = 0;
@@ -167,6 +176,7 @@ class Forward {
   ScoreMaps* score_maps_ = nullptr;
   LowRankProducts* residuals_ = nullptr;
   DraftHead* draft_head_ = nullptr;
+  HostFfn* host_ffn_ = nullptr;
   bool last_was_draft_ = false;  // with a head of its own
   std::vector<uint64_t> draft_masks_;
 };

@@ -32,6 +32,8 @@ constexpr uint64_t kActivationShare = 16;
 constexpr double kGatherAtMost = 0.9;
 // Logits of a cycle take at most this share of it.
 constexpr uint64_t kLogitShare = 8;
+// Passes of more rows (prompts) leave the pages in host memory to the device: the processor computes too long.
+constexpr int32_t kHostRows = 32;
 constexpr int32_t kBatchRows[] = {512, 256, 128, 64, 32, 16};
 
 KvType KvTypeOf(const Config& config) {
@@ -82,6 +84,10 @@ absl::StatusOr<double> PlanesOf(const Config& config, const RunPlanOptions& opti
   return fits && harvest == HarvestMode::kOff ? 1 : 0;
 }
 
+bool MayBeHybrid(const Config& config, const ModelFile& model) {
+  return HasDeviceMemory(config) && model.packed() != nullptr && config.hybrid != 0;
+}
+
 Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const Backend& backend,
                              const RunPlanOptions& options, HarvestMode harvest) {
   Forward::Limits limits;
@@ -92,6 +98,7 @@ Forward::Limits ChooseLimits(const Config& config, const ModelFile& model, const
     limits.choice_rows = options.chooses_by_token && NeedsPacked(options.mode) ? options.logit_rows : 0;
     limits.capture_rows = CaptureRows(model, options, harvest, limits);
     limits.capture_contexts = config.draft.head_density < 1 && NeedsPacked(options.mode);
+    limits.host_rows = MayBeHybrid(config, model) ? std::min(std::max(options.logit_rows, 1), kHostRows) : 0;
     const uint64_t bytes = Forward::Bytes(model, backend, limits);
     if (!FastBudget(config) || bytes <= *FastBudget(config) / kActivationShare) break;
   }
@@ -173,6 +180,22 @@ void PlanGatheredRows(const Config& config, const ModelFile& model, const ModelS
   plan->gathered_rows = std::move(rows);
 }
 
+// What the processor needs to compute pages in host memory beside the device, where there are such pages.
+absl::Status AddHostFfn(const Config& config, const ModelFile& model, const ModelShape& shape, RunPlan* plan) {
+  if (!MayBeHybrid(config, model) || plan->placement.host_bytes == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const uint64_t bytes, HostFfn::Bytes(model, HostFfnOf(config, model, plan->limits)));
+  plan->request.fixed.push_back({"processor's part of passes", bytes + Weights::HostTableBytes(model)});
+  plan->request.host_tables = true;
+  absl::StatusOr<Placement> placement = PlanPlacement(shape, plan->request);
+  if (placement.ok() && placement->host_bytes > 0) {
+    plan->placement = *std::move(placement);
+    return absl::OkStatus();
+  }
+  plan->request.fixed.pop_back();  // it would take the place of the pages
+  plan->request.host_tables = false;
+  return absl::OkStatus();
+}
+
 // More than the machine has would be killed while it loads, or in the middle of a text.
 absl::Status CheckMachine(const Config& config, const ModelFile& model, const Placement& placement) {
   const uint64_t available = AvailableMemoryBytes();
@@ -212,6 +235,10 @@ PredictorOptions PredictorOptionsOf(const Config& config) {
   options.shared = config.draft.shared;
   options.seed = config.sampling.seed;
   return options;
+}
+
+HostFfn::Options HostFfnOf(const Config& config, const ModelFile& model, const Forward::Limits& limits) {
+  return {ThreadsOf(config), limits.host_rows, model.config().activation};
 }
 
 PromptAttribution::Options PromptAttributionOf(const Config& config, int32_t context_slots) {
@@ -348,6 +375,7 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
   ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
   PlanGatheredRows(config, model, shape, options, &plan);
+  RETURN_IF_ERROR(AddHostFfn(config, model, shape, &plan));
   RETURN_IF_ERROR(CheckMachine(config, model, plan.placement));
   return plan;
 }

@@ -24,6 +24,7 @@ namespace dogstar {
 PredictorOptions PredictorOptionsOf(const Config& config);
 // context_slots: a prompt is no longer.
 PromptAttribution::Options PromptAttributionOf(const Config& config, int32_t context_slots);
+HostFfn::Options HostFfnOf(const Config& config, const ModelFile& model, const Forward::Limits& limits);
 // True for modes whose drafts the full model judges.
 bool JudgesDrafts(RunMode mode);
 // True for modes that draft, which needs the packed form.

@@ -100,6 +100,7 @@ nlohmann::json JsonOf(const Engine& engine, const GenerationResult& result, cons
   json["complement_bytes"] = engine.placement().complement_bytes;
   json["io_wait_s"] = result.io_wait_seconds;
   json["h2d_bytes"] = engine.link_bytes();
+  json["processor_bytes"] = engine.processor_bytes();
   json["peak_rss_bytes"] = PeakResidentBytes();
   json["budget_bytes"] = engine.config().budget.ram ? nlohmann::json(*engine.config().budget.ram) : nlohmann::json();
   json["fast_tier_hit_rate"] = HitRate(engine, result);

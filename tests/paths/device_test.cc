@@ -81,6 +81,7 @@ TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
   const auto expected = RunModel(cpu, kPrompt, 32);
   ASSERT_TRUE(expected.ok()) << expected.status();
   config_.budget.vram = DeviceBytesWithout(0.6);
+  config_.hybrid = 0;
   // Host memory for nothing, for some, and for all of what the device does not hold.
   Config probe = config_;
   const auto all = OpenModel(probe, 64, 16).value();
@@ -107,6 +108,38 @@ TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
     EXPECT_LE(placement.planned_bytes, *config_.budget.ram);
     EXPECT_EQ(placement.complement_bytes > 0, share < 1);
     EXPECT_EQ(placement.host_bytes > 0, share > 0);
+  }
+}
+
+// The processor computes some of the pages in host memory, or all: the same text, and less crosses the link.
+TEST_P(DeviceTest, TheProcessorsPartChangesNoText) {
+  Config cpu = config_;
+  cpu.device = "cpu";
+  cpu.budget.vram = 0;
+  const GenerationOptions options{.max_tokens = 16, .ignore_end = true, .logprobs = 1};
+  const auto expected = RunModel(cpu, kPrompt, options).value();
+  config_.budget.vram = DeviceBytesWithout(0.6);
+  const Placement all = OpenModel(config_, 64, 16).value().engine->placement();
+  config_.budget.ram = all.planned_bytes - all.host_bytes / 3;  // a layer's last pages are on the disk
+  uint64_t most_crossed = kNoLimit;
+  for (const double share : {0.0, 0.4, 1.0}) {
+    config_.hybrid = share;
+    for (const RunMode mode : {RunMode::kDense, RunMode::kStrict}) {
+      config_.corrector.mode = mode;
+      const auto opened = OpenModel(config_, 80, 8).value();
+      GenerationResult result;
+      const std::vector<TokenId> prompt = opened.model->tokenizer().Encode(kPrompt, {});
+      ASSERT_TRUE(Generator(opened.engine.get()).Generate(prompt, options, &result).ok());
+      EXPECT_EQ(result.tokens, expected.result.tokens) << share;
+      for (size_t i = 0; i < result.logprobs.size(); ++i) {
+        EXPECT_EQ(result.logprobs[i][0].logprob, expected.result.logprobs[i][0].logprob) << share << ", token " << i;
+      }
+      EXPECT_EQ(opened.engine->processor_bytes() > 0, share > 0);
+      EXPECT_LE(opened.engine->placement().planned_bytes, *config_.budget.ram);
+      if (mode == RunMode::kStrict) continue;
+      EXPECT_LT(opened.engine->link_bytes(), most_crossed) << share;
+      most_crossed = opened.engine->link_bytes();
+    }
   }
 }
 
@@ -181,10 +214,12 @@ void ExpectTheCpusTextAndProbabilities(const char* device, QuantType type) {
   cpu.corrector.mode = RunMode::kDense;
   Config gpu = cpu;
   gpu.device = device;
-  gpu.budget.vram = uint64_t{64} << 20;
+  gpu.budget.vram = uint64_t{12} << 20;  // some pages stay in host memory
+  gpu.hybrid = 0.5;
   const GenerationOptions options{.max_tokens = 6, .ignore_end = true, .logprobs = 3};
   const auto expected = RunModel(cpu, kPrompt, options);
   ASSERT_TRUE(expected.ok()) << expected.status();
+  EXPECT_TRUE(OpenModel(gpu, 64, 8)->engine->placement().host_tables);
   for (const RunMode mode : {RunMode::kDense, RunMode::kStrict}) {
     gpu.corrector.mode = mode;
     gpu.draft.density = 0.5;
