@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <span>
 #include <utility>
+
+#include "memory/hybrid_split.h"
 
 namespace dogstar {
 namespace {
@@ -11,7 +14,7 @@ namespace {
 // Adds up kernel seconds over the parts of a pass.
 class KernelTime {
  public:
-  KernelTime(const MachineRates& rates, int32_t rows) : rates_(rates), rows_(rows) {}
+  KernelTime(std::span<const KernelRate> rates, int32_t rows) : rates_(rates), rows_(rows) {}
 
   void Matrix(const MatrixShape& matrix, const MatrixPlacement& place, bool streamed) {
     Add(matrix.type, WeightForm::kPanels, matrix.PanelBytesOf(place.resident_rows));
@@ -25,10 +28,10 @@ class KernelTime {
 
  private:
   void Add(QuantType type, WeightForm form, uint64_t bytes) {
-    seconds_ += rates_.KernelSeconds(type, form, rows_, static_cast<double>(bytes));
+    seconds_ += KernelSeconds(rates_, type, form, rows_, static_cast<double>(bytes));
   }
 
-  const MachineRates& rates_;
+  std::span<const KernelRate> rates_;
   int32_t rows_;
   double seconds_ = 0;
 };
@@ -40,14 +43,16 @@ void Attention(const LayerShape& layer, const LayerPlacement& place, bool stream
   time->Matrix(layer.output, place.output, streamed);
 }
 
-double FullPassSeconds(const ModelShape& model, const Placement& placement, const MachineRates& rates, int32_t rows) {
+// But for `elsewhere`, a share of the pages in host memory.
+double FullPassSeconds(const ModelShape& model, const Placement& placement, std::span<const KernelRate> rates,
+                       int32_t rows, double elsewhere = 0) {
   KernelTime time(rates, rows);
   for (size_t i = 0; i < model.layers.size(); ++i) {
     const LayerShape& layer = model.layers[i];
     const LayerPlacement& place = placement.layers[i];
     Attention(layer, place, true, &time);
     if (model.packed) {
-      time.Pages(layer.pages, layer.pages.page_count());
+      time.Pages(layer.pages, layer.pages.page_count() - elsewhere * place.host_pages);
     } else {
       time.Matrix(layer.gate, place.gate, true);
       time.Matrix(layer.up, place.up, true);
@@ -62,7 +67,17 @@ double HighShare(const FfnPageLayout& pages) {
   return static_cast<double>(pages.high.bytes) / static_cast<double>(pages.page_bytes);
 }
 
-double DraftSeconds(const ModelShape& model, const Placement& placement, const MachineRates& rates) {
+// All pages in host memory.
+double HostSeconds(const ModelShape& model, const Placement& placement, std::span<const KernelRate> rates,
+                   int32_t rows) {
+  KernelTime time(rates, rows);
+  for (size_t i = 0; i < model.layers.size(); ++i) {
+    time.Pages(model.layers[i].pages, placement.layers[i].host_pages);
+  }
+  return time.seconds();
+}
+
+double DraftSeconds(const ModelShape& model, const Placement& placement, std::span<const KernelRate> rates) {
   KernelTime time(rates, 1);
   for (size_t i = 0; i < model.layers.size(); ++i) {
     const LayerPlacement& place = placement.layers[i];
@@ -84,6 +99,50 @@ double TokensOf(double acceptance, int32_t period) {
   return acceptance >= 1 ? period : (1 - std::pow(acceptance, period)) / (1 - acceptance);
 }
 
+// A full pass over some rows.
+struct PassForecast {
+  double seconds = 0, kernels = 0, link = 0, processor_share = 0;
+};
+
+struct PassForecaster {
+  const ModelShape& model;
+  const Placement& placement;
+  const MachineRates& rates;
+  const ForecastRequest& request;
+  double read_seconds;
+
+  std::span<const KernelRate> kernels() const {
+    return request.device != nullptr ? request.device->kernels : rates.kernels;
+  }
+  PassForecast Of(int32_t rows) const {
+    if (request.device != nullptr) return WithDevice(rows);
+    PassForecast pass;
+    pass.kernels = FullPassSeconds(model, placement, kernels(), rows);
+    pass.seconds = std::max(read_seconds, pass.kernels) + request.shared * std::min(read_seconds, pass.kernels);
+    return pass;
+  }
+
+ private:
+  PassForecast WithDevice(int32_t rows) const {
+    const auto host = static_cast<double>(placement.host_bytes);
+    const double link_rate = request.device->link_bytes_per_second;
+    const double processor = HostSeconds(model, placement, rates.kernels, rows);
+    PassForecast pass;
+    if (placement.host_bytes > 0 && placement.host_tables) {
+      const double of_a_byte = processor / host;
+      const HybridSplit split = request.hybrid >= 0
+                                    ? HybridSplit(request.hybrid)
+                                    : HybridSplit(HybridRates{1 / link_rate, of_a_byte, of_a_byte, rows});
+      pass.processor_share = split.ShareOf(rows);
+    }
+    const double crosses = static_cast<double>(placement.complement_bytes) + (1 - pass.processor_share) * host;
+    pass.link = crosses / link_rate;
+    pass.kernels = FullPassSeconds(model, placement, kernels(), rows, pass.processor_share);
+    pass.seconds = std::max({read_seconds, pass.link, pass.kernels, pass.processor_share * processor});
+    return pass;
+  }
+};
+
 }  // namespace
 
 double AssumedAcceptance(double density) {
@@ -104,25 +163,26 @@ Forecast MakeForecast(const ModelShape& model, const Placement& placement, const
   if (placement.complement_bytes > 0 && request.disk_bytes_per_second > 0) {
     forecast.read_seconds = static_cast<double>(placement.complement_bytes) / request.disk_bytes_per_second;
   }
-  const auto pass = [&](int32_t rows) {
-    const double read = forecast.read_seconds, kernels = FullPassSeconds(model, placement, rates, rows);
-    return std::max(read, kernels) + request.shared * std::min(read, kernels);
-  };
-  forecast.compute_seconds = FullPassSeconds(model, placement, rates, 1);
-  forecast.dense_seconds = forecast.verify_seconds = forecast.corrected_seconds = pass(1);
+  const PassForecaster passes{model, placement, rates, request, forecast.read_seconds};
+  const PassForecast one = passes.Of(1);
+  forecast.compute_seconds = one.kernels;
+  forecast.link_seconds = one.link;
+  forecast.processor_share = forecast.verify_processor_share = one.processor_share;
+  forecast.dense_seconds = forecast.verify_seconds = forecast.corrected_seconds = one.seconds;
   if (!placement.drafts_need_no_disk) return forecast;
 
-  forecast.draft_seconds = DraftSeconds(model, placement, rates);
+  forecast.draft_seconds = DraftSeconds(model, placement, passes.kernels());
   forecast.acceptance = request.acceptance.value_or(
       AssumedAcceptance(placement.resident_density - (1 - kPlaneWorth) * placement.plane_density));
   for (int32_t period = 2; period <= request.period; ++period) {
-    const double verify = pass(period);
+    const PassForecast verify = passes.Of(period);
     const double tokens = TokensOf(forecast.acceptance, period);
-    const double seconds = ((period - 1) * forecast.draft_seconds + verify) / tokens;
+    const double seconds = ((period - 1) * forecast.draft_seconds + verify.seconds) / tokens;
     if (seconds >= forecast.corrected_seconds) continue;
     forecast.corrected_seconds = seconds;
     forecast.period = period;
-    forecast.verify_seconds = verify;
+    forecast.verify_seconds = verify.seconds;
+    forecast.verify_processor_share = verify.processor_share;
     forecast.tokens_per_cycle = tokens;
   }
   return forecast;

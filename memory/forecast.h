@@ -4,6 +4,9 @@
 //                            R = complement / disk, K = kernels(resident, n) + kernels(complement, n)
 //   draft step               t = kernels(attention, head, resident FFN rows; 1)
 //   corrected                ((n - 1) t + T(n)) / k, k = 1 + a + ... + a^(n-1), n the best of 1 .. period
+//   with a device           T(n) = max(R, L, K, H), R the disk's part, L = (complement + (1 - s) host) / link,
+//                            K = kernels of the device over all but s host, H = the processor's over s host, s as in
+//                            hybrid_split.h; t by the device's kernels
 // (design: seconds per token; k by independent acceptance with probability a.) Reads run while kernels do, the next
 // pass's too, but both want the memory and the cores (which also serve the disk's interrupts): `shared` is what that
 // costs, measured with the disk (DiskRates) or kShared. What a step costs beside its weights (attention over the
@@ -22,6 +25,8 @@ namespace dogstar {
 inline constexpr double kShared = 0.5;
 
 struct ForecastRequest {
+  const DeviceRates* device = nullptr;  // that computes; null: the host does
+  double hybrid = -1;  // share of the pages in host memory that the processor computes; -1: as measured
   double disk_bytes_per_second = 0;
   double shared = kShared;
   int32_t period = 16;               // the largest
@@ -29,12 +34,15 @@ struct ForecastRequest {
 };
 
 struct Forecast {
-  double read_seconds = 0;     // the disk's part of a full pass
-  double compute_seconds = 0;  // of a full pass over one row
-  double dense_seconds = 0;    // per token
-  double draft_seconds = 0;    // per draft step, and per token of sparse runs; 0: no drafts
-  int32_t period = 1;          // best
-  double verify_seconds = 0;   // T(period)
+  double read_seconds = 0;            // the disk's part of a full pass
+  double link_seconds = 0;            // with a device: what its link carries, in a pass over one row
+  double processor_share = 0;         // with a device: of the pages in host memory, in a pass over one row
+  double verify_processor_share = 0;  // the same over `period` rows
+  double compute_seconds = 0;         // of a full pass over one row
+  double dense_seconds = 0;           // per token
+  double draft_seconds = 0;           // per draft step, and per token of sparse runs; 0: no drafts
+  int32_t period = 1;                 // best
+  double verify_seconds = 0;          // T(period)
   double acceptance = 0;
   double tokens_per_cycle = 1;
   double corrected_seconds = 0;  // per token; dense_seconds where drafts do not pay

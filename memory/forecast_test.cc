@@ -1,6 +1,8 @@
 #include "memory/forecast.h"
 
 #include <cmath>
+#include <cstdlib>
+#include <string>
 
 #include "gtest/gtest.h"
 
@@ -101,6 +103,49 @@ TEST(ForecastTest, AssumedAcceptanceGrowsWithTheRowsAndEndsAtOne) {
   }
   EXPECT_DOUBLE_EQ(AssumedAcceptance(1), 1);
   EXPECT_DOUBLE_EQ(AssumedAcceptance(0.5), 0.466);
+}
+
+// Everything but a quarter of the pages is on the device; the disk has none.
+Placement WithDevice(const ModelShape& model, double share) {
+  PlanRequest request;
+  const Placement all = PlanOf(model, kNoLimit);
+  request.device_bytes = 0;
+  const std::string refusal(PlanPlacement(model, request).status().message());
+  request.device_bytes =
+      static_cast<uint64_t>(std::strtod(refusal.c_str() + refusal.find("works is ") + 9, nullptr) * (1 << 20)) +
+      all.resident_bytes -
+      static_cast<uint64_t>(share * static_cast<double>(model.layers.size() * model.layers[0].pages_bytes()));
+  request.host_tables = true;
+  return PlanPlacement(model, request).value();
+}
+
+TEST(ForecastTest, ADevicesPassEndsWhenTheLastOfItsPartsDoes) {
+  const ModelShape model = TinyShape(true);
+  const Placement placement = WithDevice(model, 0.5);
+  ASSERT_GT(placement.host_bytes, 0U);
+  ASSERT_EQ(placement.complement_bytes, 0U);
+  const auto host = static_cast<double>(placement.host_bytes);
+  DeviceRates device{.name = "test", .description = "", .link_bytes_per_second = 20e9, .kernels = {}};
+  device.kernels = {{kType, WeightForm::kPanels, 1, 1e15}, {kType, WeightForm::kPages, 1, 1e15}};
+  ForecastRequest request{.device = &device, .hybrid = 0};
+  // All over the link.
+  const Forecast link = MakeForecast(model, placement, Rates(), request);
+  EXPECT_NEAR(link.dense_seconds, host / 20e9, 1e-9);
+  EXPECT_EQ(link.processor_share, 0);
+  // The processor reads 40 GB/s: two thirds are its.
+  request.hybrid = -1;
+  const Forecast hybrid = MakeForecast(model, placement, Rates(), request);
+  EXPECT_NEAR(hybrid.processor_share, 2.0 / 3, 1e-9);
+  EXPECT_NEAR(hybrid.dense_seconds, host / 60e9, 1e-9);
+  EXPECT_NEAR(hybrid.link_seconds, hybrid.dense_seconds, 1e-9);
+  // Over more rows it computes longer.
+  if (hybrid.period > 1) {
+    EXPECT_LT(hybrid.verify_processor_share, hybrid.processor_share);
+  }
+  // A slow device is what is waited for.
+  device.kernels = {{kType, WeightForm::kPanels, 1, 1e9}, {kType, WeightForm::kPages, 1, 1e9}};
+  const Forecast slow = MakeForecast(model, placement, Rates(), request);
+  EXPECT_EQ(slow.dense_seconds, slow.compute_seconds);
 }
 
 }  // namespace

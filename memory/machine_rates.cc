@@ -9,7 +9,7 @@ namespace {
 double BitsOf(QuantType type) { return static_cast<double>(RowBytes(type, 256)) / 32; }
 
 // The measured type of this form whose weights are nearest in width.
-QuantType NearestType(const std::vector<KernelRate>& kernels, QuantType type, WeightForm form) {
+QuantType NearestType(std::span<const KernelRate> kernels, QuantType type, WeightForm form) {
   QuantType nearest = type;
   double best = 1e9;
   for (const KernelRate& rate : kernels) {
@@ -26,7 +26,12 @@ const DiskRates* MachineRates::FindDisk(const std::string& device) const {
   return found == disks.end() ? nullptr : &*found;
 }
 
-double MachineRates::KernelSeconds(QuantType type, WeightForm form, int32_t rows, double bytes) const {
+const DeviceRates* MachineRates::FindDevice(const std::string& name) const {
+  const auto found = std::ranges::find(devices, name, &DeviceRates::name);
+  return found == devices.end() ? nullptr : &*found;
+}
+
+double KernelSeconds(std::span<const KernelRate> kernels, QuantType type, WeightForm form, int32_t rows, double bytes) {
   const QuantType measured = NearestType(kernels, type, form);
   const KernelRate *below = nullptr, *above = nullptr;
   for (const KernelRate& rate : kernels) {
@@ -41,6 +46,18 @@ double MachineRates::KernelSeconds(QuantType type, WeightForm form, int32_t rows
   if (above == below) return low;
   const double high = bytes / above->bytes_per_second;
   return low + (high - low) * (rows - below->rows) / (above->rows - below->rows);
+}
+
+DeviceRates CommonDeviceRates() {
+  constexpr double kMemory = 900e9, kShare = 0.8;
+  DeviceRates rates;
+  rates.name = "not measured";
+  rates.link_bytes_per_second = 22e9;
+  for (const WeightForm form : {WeightForm::kPanels, WeightForm::kPages}) {
+    rates.kernels.push_back({QuantType::kQ4_0, form, 1, kShare * kMemory});
+    rates.kernels.push_back({QuantType::kQ4_0, form, 16, kShare * kMemory / 2});
+  }
+  return rates;
 }
 
 MachineRates CommonRates() {

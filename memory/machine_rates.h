@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,21 +42,40 @@ struct DiskRates {
   double shared = -1;
 };
 
+// A device with memory of its own.
+struct DeviceRates {
+  std::string name;                  // "cuda:0" (runtime/devices.h)
+  std::string description;           // for people
+  double link_bytes_per_second = 0;  // from page-locked host memory, in pieces as passes copy them
+  std::vector<KernelRate> kernels;   // on weights in its memory
+};
+
+// Seconds for `bytes` of weights and `rows` activation rows. Between measured row counts the time of a byte is linear;
+// a type that was not measured counts as the measured one of the nearest width. 0 when nothing was measured.
+double KernelSeconds(std::span<const KernelRate> kernels, QuantType type, WeightForm form, int32_t rows, double bytes);
+
 struct MachineRates {
   std::string machine;  // for people: processor, instruction set
   int32_t threads = 0;
   double memory_bytes_per_second = 0;  // plain reading, all threads
   std::vector<KernelRate> kernels;
   std::vector<DiskRates> disks;
+  std::vector<DeviceRates> devices;
 
   // The disk with this device number; null when it was not measured.
   const DiskRates* FindDisk(const std::string& device) const;
-  // Seconds for `bytes` of weights and `rows` activation rows. Between measured row counts the time of a byte is
-  // linear; a type that was not measured counts as the measured one of the nearest width. 0 when nothing was measured.
-  double KernelSeconds(QuantType type, WeightForm form, int32_t rows, double bytes) const;
+  // The device of this name; null when it was not measured.
+  const DeviceRates* FindDevice(const std::string& name) const;
+  // Of the host.
+  double KernelSeconds(QuantType type, WeightForm form, int32_t rows, double bytes) const {
+    return dogstar::KernelSeconds(kernels, type, form, rows, bytes);
+  }
 };
 
 // Assumed where nothing was measured: two cores of a server, an NVMe disk.
 MachineRates CommonRates();
+// A consumer's GPU of 24 GB behind PCIe 4.0: 900 GB/s of memory, of which our kernels are to reach 0.8; 22 GB/s of
+// link.
+DeviceRates CommonDeviceRates();
 
 }  // namespace dogstar

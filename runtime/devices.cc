@@ -69,6 +69,17 @@ std::optional<uint64_t> FastBudget(const Config& config) {
   return HasDeviceMemory(config) ? std::optional<uint64_t>(config.budget.vram) : config.budget.ram;
 }
 
+absl::StatusOr<std::unique_ptr<Backend>> NewBackendForSizes(const Config& config) {
+  ASSIGN_OR_RETURN(const DeviceChoice choice, DeviceOf(config));
+  // The emulated device is the GPU's backend.
+  return choice.kind == DeviceChoice::Kind::kCuda ? NewEmulatedGpuBackend(config.budget.vram) : NewBackend(config);
+}
+
+absl::StatusOr<std::string> DeviceNameOf(const Config& config) {
+  ASSIGN_OR_RETURN(const DeviceChoice choice, DeviceOf(config));
+  return choice.kind == DeviceChoice::Kind::kCuda ? fmt::format("cuda:{}", choice.index) : config.device;
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> NewBackend(const Config& config) {
   ASSIGN_OR_RETURN(const DeviceChoice choice, DeviceOf(config));
   if (config.precise && choice.kind != DeviceChoice::Kind::kCpu && choice.kind != DeviceChoice::Kind::kSimulated) {

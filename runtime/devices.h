@@ -41,5 +41,10 @@ bool HasDeviceMemory(const Config& config);
 std::optional<uint64_t> FastBudget(const Config& config);
 
 absl::StatusOr<std::unique_ptr<Backend>> NewBackend(const Config& config);
+// For sizes alone: a GPU is not touched, and need not be there.
+absl::StatusOr<std::unique_ptr<Backend>> NewBackendForSizes(const Config& config);
+
+// Of a device, where the machine's rates are kept: "cuda:0".
+absl::StatusOr<std::string> DeviceNameOf(const Config& config);
 
 }  // namespace dogstar

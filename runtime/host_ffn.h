@@ -17,9 +17,9 @@
 #include "base/status.h"
 #include "base/worker.h"
 #include "device/backend.h"
+#include "memory/hybrid_split.h"
 #include "memory/weights.h"
 #include "model/model_file.h"
-#include "runtime/hybrid_split.h"
 
 namespace dogstar {
 

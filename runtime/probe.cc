@@ -29,6 +29,7 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr int32_t kCols = 4096;
 constexpr std::array kTypes = {QuantType::kQ4_0, QuantType::kQ4_K, QuantType::kQ6_K, QuantType::kQ8_0, QuantType::kF16};
 constexpr std::array<int32_t, 3> kRows = {1, 4, 16};
+constexpr int kSteps = static_cast<int>(kTypes.size()) + 1;  // of kernels, and what comes before them
 // Any byte is a code; as halves these bytes are 0.0596, a plausible scale.
 constexpr int kFill = 0x2b;
 
@@ -112,6 +113,26 @@ class KernelBench {
     });
   }
 
+  // All forms that the backend multiplies with, by type and rows.
+  absl::StatusOr<std::vector<KernelRate>> AllKernels(const KernelProbe& probe, const ProbeProgress& progress) {
+    std::vector<KernelRate> rates;
+    for (size_t i = 0; i < kTypes.size(); ++i) {
+      const QuantType type = kTypes[i];
+      RETURN_IF_ERROR(Step(progress, TraitsOf(type).name, static_cast<int>(i) + 1, kSteps));
+      for (const int32_t rows : kRows) {
+        const auto add = [&](WeightForm form, double rate) {
+          if (rate > 0) rates.push_back({type, form, rows, rate});
+        };
+        add(WeightForm::kPanels, Matrices(type, MatrixLayout::kPanels, rows, probe.seconds));
+        if (backend_->shares_host_memory()) {
+          add(WeightForm::kPlain, Matrices(type, MatrixLayout::kPlain, rows, probe.seconds));
+        }
+        add(WeightForm::kPages, Pages(type, rows, probe.seconds));
+      }
+    }
+    return rates;
+  }
+
   // About `bytes` of one such matrix from `*at` on, which moves; at the end of the memory it begins again. The bytes.
   uint64_t MatrixPiece(QuantType type, uint64_t bytes, uint64_t* at) {
     const uint64_t panel = PanelMatrixBytes(type, kPanelRows, kCols);
@@ -162,6 +183,26 @@ class KernelBench {
   std::unique_ptr<FfnJob> job_;
   std::vector<uint16_t> groups_;
 };
+
+// Staged copies in pieces, two under way at a time as in a pass (memory/staged_ranges.h).
+absl::StatusOr<double> LinkRate(std::span<const std::byte> host, double seconds, Backend* device) {
+  constexpr uint64_t kPiece = kMiB;
+  RETURN_IF_ERROR(device->ReserveStaging(2 * kPiece));
+  absl::Status status;
+  const double rate = BestRate(host.size() / kPiece * kPiece, seconds, [&] {
+    Ticket before;
+    for (uint64_t at = 0; at + kPiece <= host.size() && status.ok(); at += kPiece) {
+      status = device->Stage(host.subspan(at, kPiece)).status();
+      const Ticket staged = device->Now();
+      device->Unstage(staged);
+      if (at > 0) device->Wait(before);
+      before = staged;
+    }
+    device->Wait(before);
+  });
+  RETURN_IF_ERROR(status);
+  return rate;
+}
 
 // Products of one row with a matrix from memory, piece by piece: what runs while a pass waits for the disk.
 class Computing {
@@ -214,23 +255,27 @@ absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progres
   std::memset(memory.data(), kFill, memory.size());
   rates->machine = backend->Describe();
   rates->threads = probe.threads;
-  const int total = static_cast<int>(kTypes.size()) + 1;
-  RETURN_IF_ERROR(Step(progress, "memory", 0, total));
+  RETURN_IF_ERROR(Step(progress, "memory", 0, kSteps));
   rates->memory_bytes_per_second = MemoryRate(memory.span(), probe.threads, 4 * probe.seconds);
   ASSIGN_OR_RETURN(const std::unique_ptr<KernelBench> bench, KernelBench::Create(backend.get(), memory.span()));
-  for (size_t i = 0; i < kTypes.size(); ++i) {
-    const QuantType type = kTypes[i];
-    RETURN_IF_ERROR(Step(progress, TraitsOf(type).name, static_cast<int>(i) + 1, total));
-    for (const int32_t rows : kRows) {
-      const auto add = [&](WeightForm form, double rate) {
-        if (rate > 0) rates->kernels.push_back({type, form, rows, rate});
-      };
-      add(WeightForm::kPanels, bench->Matrices(type, MatrixLayout::kPanels, rows, probe.seconds));
-      add(WeightForm::kPlain, bench->Matrices(type, MatrixLayout::kPlain, rows, probe.seconds));
-      add(WeightForm::kPages, bench->Pages(type, rows, probe.seconds));
-    }
-  }
+  ASSIGN_OR_RETURN(rates->kernels, bench->AllKernels(probe, progress));
   return absl::OkStatus();
+}
+
+absl::StatusOr<DeviceRates> ProbeDevice(const KernelProbe& probe, Backend* device, const ProbeProgress& progress) {
+  DeviceRates rates;
+  rates.description = device->Describe();
+  RETURN_IF_ERROR(Step(progress, "link", 0, kSteps));
+  ASSIGN_OR_RETURN(const std::unique_ptr<HostMemory> host, device->NewHostMemory(probe.bytes));
+  std::memset(host->span().data(), kFill, host->span().size());
+  ASSIGN_OR_RETURN(rates.link_bytes_per_second, LinkRate(host->span(), probe.seconds, device));
+  // Freed with the device.
+  ASSIGN_OR_RETURN(std::byte* const memory, device->AllocateMemory(probe.bytes));
+  RETURN_IF_ERROR(device->WriteMemory(host->span(), memory));
+  ASSIGN_OR_RETURN(const std::unique_ptr<KernelBench> bench,
+                   KernelBench::Create(device, std::span<const std::byte>(memory, probe.bytes)));
+  ASSIGN_OR_RETURN(rates.kernels, bench->AllKernels(probe, progress));
+  return rates;
 }
 
 absl::StatusOr<DiskRates> ProbeDisk(const DiskProbe& probe, const ProbeProgress& progress) {

@@ -28,6 +28,10 @@ struct KernelProbe {
 // Fills machine, threads, memory and kernels of `rates`.
 absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progress, MachineRates* rates);
 
+// A device with memory of its own: its kernels on weights there (bytes: at most half of what it may take), and its
+// link. REQUIRES: `device` does not share host memory; nothing is on it. All but the name.
+absl::StatusOr<DeviceRates> ProbeDevice(const KernelProbe& probe, Backend* device, const ProbeProgress& progress);
+
 struct DiskProbe {
   std::string path;  // a file of at least 64 MiB; it is read, never written
   IoEngine engine = IoEngine::kAuto;

@@ -56,6 +56,19 @@ std::string FormatDisk(const DiskRates& disk) {
       disk.shared >= 0 ? fmt::format("\"shared\": {:.3f}, ", disk.shared) : "", reads);
 }
 
+std::string FormatKernels(const std::vector<KernelRate>& kernels) {
+  return Joined(kernels, [](const KernelRate& rate) {
+    return fmt::format("{{\"type\": \"{}\", \"form\": \"{}\", \"rows\": {}, \"bytes_per_second\": {:.4g}}}",
+                       TraitsOf(rate.type).name, NameOf(rate.form), rate.rows, rate.bytes_per_second);
+  });
+}
+
+std::string FormatDevice(const DeviceRates& device) {
+  return fmt::format("{{\"name\": {}, \"is\": {}, \"link_bytes_per_second\": {:.4g},\n   \"kernels\": [{}]}}",
+                     Quoted(device.name), Quoted(device.description), device.link_bytes_per_second,
+                     FormatKernels(device.kernels));
+}
+
 // One value of a map with a check; errors name the place in the file.
 class Fields {
  public:
@@ -145,6 +158,23 @@ absl::StatusOr<DiskRates> ParseDisk(const Fields& fields) {
   return disk;
 }
 
+absl::Status ParseKernels(const Fields& fields, std::vector<KernelRate>* kernels) {
+  return fields.Each("kernels", [&](const Fields& entry) -> absl::Status {
+    ASSIGN_OR_RETURN(const KernelRate rate, ParseKernel(entry));
+    kernels->push_back(rate);
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<DeviceRates> ParseDeviceRates(const Fields& fields) {
+  DeviceRates device;
+  ASSIGN_OR_RETURN(device.name, fields.Text("name"));
+  ASSIGN_OR_RETURN(device.description, fields.Text("is"));
+  ASSIGN_OR_RETURN(device.link_bytes_per_second, fields.Number("link_bytes_per_second", 1, kMostBytes));
+  RETURN_IF_ERROR(ParseKernels(fields, &device.kernels));
+  return device;
+}
+
 absl::StatusOr<MachineRates> ParseRoot(const Fields& fields) {
   MachineRates rates;
   ASSIGN_OR_RETURN(const double version, fields.Number("version", 1, 1e6));
@@ -155,9 +185,10 @@ absl::StatusOr<MachineRates> ParseRoot(const Fields& fields) {
   ASSIGN_OR_RETURN(const double threads, fields.Number("threads", 1, 4096));
   rates.threads = static_cast<int32_t>(threads);
   ASSIGN_OR_RETURN(rates.memory_bytes_per_second, fields.Number("memory_bytes_per_second", 1, kMostBytes));
-  RETURN_IF_ERROR(fields.Each("kernels", [&](const Fields& entry) -> absl::Status {
-    ASSIGN_OR_RETURN(const KernelRate rate, ParseKernel(entry));
-    rates.kernels.push_back(rate);
+  RETURN_IF_ERROR(ParseKernels(fields, &rates.kernels));
+  RETURN_IF_ERROR(fields.Each("devices", [&](const Fields& entry) -> absl::Status {
+    ASSIGN_OR_RETURN(DeviceRates device, ParseDeviceRates(entry));
+    rates.devices.push_back(std::move(device));
     return absl::OkStatus();
   }));
   RETURN_IF_ERROR(fields.Each("disks", [&](const Fields& entry) -> absl::Status {
@@ -171,15 +202,11 @@ absl::StatusOr<MachineRates> ParseRoot(const Fields& fields) {
 }  // namespace
 
 std::string FormatTiers(const MachineRates& rates) {
-  const std::string kernels = Joined(rates.kernels, [](const KernelRate& rate) {
-    return fmt::format("{{\"type\": \"{}\", \"form\": \"{}\", \"rows\": {}, \"bytes_per_second\": {:.4g}}}",
-                       TraitsOf(rate.type).name, NameOf(rate.form), rate.rows, rate.bytes_per_second);
-  });
   return fmt::format(
       "{{\"version\": {}, \"machine\": {}, \"threads\": {},\n \"memory_bytes_per_second\": {:.4g},\n"
-      " \"kernels\": [{}],\n \"disks\": [{}]}}\n",
-      kTiersVersion, Quoted(rates.machine), rates.threads, rates.memory_bytes_per_second, kernels,
-      Joined(rates.disks, FormatDisk));
+      " \"kernels\": [{}],\n \"devices\": [{}],\n \"disks\": [{}]}}\n",
+      kTiersVersion, Quoted(rates.machine), rates.threads, rates.memory_bytes_per_second, FormatKernels(rates.kernels),
+      Joined(rates.devices, FormatDevice), Joined(rates.disks, FormatDisk));
 }
 
 absl::StatusOr<MachineRates> ParseTiers(std::string_view text, std::string_view file) {

@@ -17,6 +17,7 @@ MachineRates Example() {
   rates.disks.push_back(
       {"254:0", "/a \\ b.gguf", "io_uring", {{65536, 8, 1e9}, {1048576, 16, 2e9}}, 2.1e9, 1 << 24, 0.25});
   rates.disks.push_back({"8:1", "/c", "pread", {}, 5e8, 0});  // shared: not known
+  rates.devices.push_back({"cuda:0", "a \"GPU\"", 2.4e10, {{QuantType::kQ6_K, WeightForm::kPages, 4, 8e11}}});
   return rates;
 }
 
@@ -36,6 +37,11 @@ TEST(TiersTest, WhatWasWrittenIsReadAgain) {
   ASSERT_NE(read->FindDisk("8:1"), nullptr);
   EXPECT_DOUBLE_EQ(read->FindDisk("8:1")->bytes_per_second, 5e8);
   EXPECT_EQ(read->FindDisk("9:9"), nullptr);
+  ASSERT_NE(read->FindDevice("cuda:0"), nullptr);
+  EXPECT_EQ(read->devices[0].description, rates.devices[0].description);
+  EXPECT_DOUBLE_EQ(read->devices[0].link_bytes_per_second, 2.4e10);
+  EXPECT_EQ(read->devices[0].kernels[0].type, QuantType::kQ6_K);
+  EXPECT_EQ(read->FindDevice("cuda:1"), nullptr);
   EXPECT_EQ(FormatTiers(*read), FormatTiers(rates));
 }
 

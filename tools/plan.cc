@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "base/units.h"
-#include "cpu/cpu_backend.h"
 #include "fmt/format.h"
 #include "memory/forecast.h"
 #include "model/model_file.h"
 #include "predictors/predictor.h"
+#include "runtime/devices.h"
 #include "runtime/run_plan.h"
 #include "runtime/score_maps.h"
 #include "tools/command.h"
@@ -37,7 +37,18 @@ struct Ground {
   bool disk_measured = false;
   double disk_bytes_per_second = 0;
   double shared = kShared;
+  std::optional<DeviceRates> device;  // none: the host computes
+  bool device_measured = false;
 };
+
+absl::Status AddDevice(const Config& config, const MachineRates& known, Ground* ground) {
+  if (!HasDeviceMemory(config)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::string name, DeviceNameOf(config));
+  const DeviceRates* const measured = known.FindDevice(name);
+  ground->device_measured = measured != nullptr;
+  ground->device = measured != nullptr ? *measured : CommonDeviceRates();
+  return absl::OkStatus();
+}
 
 Ground GroundOf(const MachineRates& known, const std::string& path) {
   Ground ground;
@@ -69,7 +80,7 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   if (config.model.empty()) return absl::InvalidArgumentError("no model is given");
   ASSIGN_OR_RETURN(subject.model, ModelFile::Open(config.model));
   subject.shape = ShapeOf(*subject.model);
-  ASSIGN_OR_RETURN(subject.backend, NewCpuBackend({.threads = ThreadsOf(config), .precise = config.precise}));
+  ASSIGN_OR_RETURN(subject.backend, NewBackendForSizes(config));
   ASSIGN_OR_RETURN(subject.choices, MakeDraftChoices(config, *subject.model));
   RunPlanOptions& options = subject.options;
   const bool automatic = config.corrector.mode == RunMode::kAuto;
@@ -81,6 +92,8 @@ absl::StatusOr<Subject> Open(const PlanFlags& flags) {
   options.program_bytes = MeasureProgramBytes();
   ASSIGN_OR_RETURN(const MachineRates known, KnownRates(config, nullptr));
   subject.ground = GroundOf(known, config.model);
+  RETURN_IF_ERROR(AddDevice(config, known, &subject.ground));
+  subject.forecast.hybrid = config.hybrid;
   subject.forecast.disk_bytes_per_second = subject.ground.disk_bytes_per_second;
   subject.forecast.shared = subject.ground.shared;
   subject.forecast.period = config.corrector.period;
@@ -99,7 +112,9 @@ absl::StatusOr<Line> LineOf(const Subject& subject, PlanRequest request, const s
   Line line{.name = name, .budget_bytes = budget};
   request.budget_bytes = budget;
   ASSIGN_OR_RETURN(line.placement, PlanPlacement(subject.shape, request));
-  line.forecast = MakeForecast(subject.shape, line.placement, subject.ground.machine, subject.forecast);
+  ForecastRequest forecast = subject.forecast;
+  if (subject.ground.device) forecast.device = &*subject.ground.device;
+  line.forecast = MakeForecast(subject.shape, line.placement, subject.ground.machine, forecast);
   return line;
 }
 
@@ -114,6 +129,12 @@ nlohmann::ordered_json JsonOf(const Line& line) {
                                  {"read_s", f.read_seconds},
                                  {"compute_s", f.compute_seconds},
                                  {"dense_s", f.dense_seconds}};
+  if (line.placement.device_planned_bytes > 0) {
+    json["host_bytes"] = line.placement.host_bytes;
+    json["link_s"] = f.link_seconds;
+    json["processor_share"] = f.processor_share;
+    json["verify_processor_share"] = f.verify_processor_share;
+  }
   if (f.draft_seconds > 0) {
     json["sparse_s"] = f.draft_seconds;
     json["strict_s"] = f.corrected_seconds;
@@ -126,6 +147,22 @@ nlohmann::ordered_json JsonOf(const Line& line) {
 }
 
 std::string Seconds(double seconds) { return seconds > 0 ? fmt::format("{:.4g}", seconds) : "-"; }
+
+// What full passes wait for where a device computes.
+void PrintDevicePasses(const Line& line, const Ground& ground) {
+  const Forecast& f = line.forecast;
+  fmt::print("\na full pass over one row: disk {} s, link {} s, kernels of the device {} s\n", Seconds(f.read_seconds),
+             Seconds(f.link_seconds), Seconds(f.compute_seconds));
+  if (line.placement.host_bytes > 0) {
+    fmt::print(
+        "of {} in host memory the processor computes {:.0f}%, in passes over {} rows {:.0f}%; the link carries the "
+        "others\n",
+        FormatSize(line.placement.host_bytes), 100 * f.processor_share, f.period, 100 * f.verify_processor_share);
+  }
+  fmt::print("device: link {:.1f} GB/s, kernels ({})\n", ground.device->link_bytes_per_second / 1e9,
+             ground.device_measured ? "measured: " + ground.device->description
+                                    : "both ASSUMED: a GPU of 24 GB behind PCIe 4.0; run dogstar probe on the machine");
+}
 
 void PrintLines(const std::vector<Line>& lines, const Subject& subject) {
   fmt::print("\n{:12} {:>11} {:>11} {:>9} | seconds per token: {:>8} {:>8} {:>8}\n", "budget", "", "a pass reads",
@@ -140,6 +177,7 @@ void PrintLines(const std::vector<Line>& lines, const Subject& subject) {
     fmt::print("\n");
   }
   const Ground& ground = subject.ground;
+  if (ground.device) PrintDevicePasses(lines.front(), ground);
   fmt::print("\ndisk {:.2f} GB/s ({}), kernels {}", ground.disk_bytes_per_second / 1e9,
              ground.disk_measured ? "measured" : "ASSUMED", ground.kernels_measured ? "measured" : "ASSUMED");
   if (!ground.disk_measured || !ground.kernels_measured) fmt::print("; run dogstar probe {}", subject.config.model);

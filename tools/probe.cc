@@ -7,7 +7,9 @@
 #include <thread>
 
 #include "base/units.h"
+#include "cuda/cuda_backend.h"
 #include "fmt/format.h"
+#include "runtime/devices.h"
 #include "runtime/probe.h"
 #include "runtime/run_plan.h"
 #include "runtime/tiers.h"
@@ -24,6 +26,7 @@ struct ProbeFlags {
   bool quick = false;
 };
 
+constexpr uint64_t kProbeDeviceBytes = uint64_t{1} << 30;
 constexpr uint64_t kProbeFileBytes = uint64_t{2} << 30;
 
 // Removes a file that was made for the probe, however it ends.
@@ -43,20 +46,43 @@ class ProbeFile {
   std::string path_;
 };
 
-void PrintKernels(const MachineRates& rates) {
-  fmt::print("{}\nmemory, read by {} threads: {:.1f} GB/s\n\n", rates.machine, rates.threads,
-             rates.memory_bytes_per_second / 1e9);
+void PrintKernels(std::span<const KernelRate> kernels) {
   fmt::print("products with weights from memory, GB/s of weights\n  {:6} {:>5} {:>9} {:>9} {:>9}\n", "type", "rows",
              "resident", "streamed", "FFN pages");
-  for (const KernelRate& panels : rates.kernels) {
+  for (const KernelRate& panels : kernels) {
     if (panels.form != WeightForm::kPanels) continue;
     const auto rate = [&](WeightForm form) {
-      const double seconds = rates.KernelSeconds(panels.type, form, panels.rows, 1);
-      return seconds > 0 ? 1e-9 / seconds : 0;
+      const double seconds = KernelSeconds(kernels, panels.type, form, panels.rows, 1);
+      return seconds > 0 ? fmt::format("{:.1f}", 1e-9 / seconds) : "-";
     };
-    fmt::print("  {:6} {:5} {:9.1f} {:9.1f} {:9.1f}\n", TraitsOf(panels.type).name, panels.rows,
+    fmt::print("  {:6} {:5} {:>9} {:>9} {:>9}\n", TraitsOf(panels.type).name, panels.rows,
                rate(WeightForm::kPanels), rate(WeightForm::kPlain), rate(WeightForm::kPages));
   }
+}
+
+void PrintDevice(const DeviceRates& device) {
+  fmt::print("\ndevice {}: {}\nlink from page-locked memory: {:.1f} GB/s\n", device.name, device.description,
+             device.link_bytes_per_second / 1e9);
+  PrintKernels(device.kernels);
+}
+
+// The device that a run would use, or the first GPU.
+absl::Status ProbeDeviceOf(Config config, KernelProbe probe, const ProbeProgress& progress, MachineRates* rates) {
+  if (config.budget.vram == 0) {
+    const absl::StatusOr<std::vector<CudaDevice>> gpus = ListCudaDevices();
+    if (!gpus.ok() || gpus->empty()) return absl::OkStatus();
+    config.budget.vram = std::min(kProbeDeviceBytes, gpus->front().free_bytes / 2);
+  }
+  ASSIGN_OR_RETURN(const std::string name, DeviceNameOf(config));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Backend> device, NewBackend(config));
+  // The rest is for activations, and the FFN in progress.
+  const uint64_t left = config.budget.vram - std::min(config.budget.vram, device->device_bytes());
+  probe.bytes = std::min(probe.bytes, left / 2);
+  ASSIGN_OR_RETURN(DeviceRates measured, ProbeDevice(probe, device.get(), progress));
+  measured.name = name;
+  std::erase_if(rates->devices, [&](const DeviceRates& old) { return old.name == name; });
+  rates->devices.insert(rates->devices.begin(), std::move(measured));
+  return absl::OkStatus();
 }
 
 void PrintDisk(const DiskRates& disk) {
@@ -91,15 +117,16 @@ absl::Status RunProbe(const ProbeFlags& flags, bool json) {
     bar.Steps(what, done, total);
     return !Interrupted();
   };
-  // Disks that were measured before stay.
+  // Disks and devices that were measured before stay.
   const absl::StatusOr<MachineRates> known = ReadTiersFile(output);
   MachineRates rates;
-  if (known.ok()) rates.disks = known->disks;
+  if (known.ok()) rates.disks = known->disks, rates.devices = known->devices;
   KernelProbe kernels{.threads = ThreadsOf(config)};
   DiskProbe disk{
       .path = config.model, .engine = config.io.engine, .direct = config.io.direct, .threads = ThreadsOf(config)};
   if (flags.quick) kernels.seconds = 0.01, disk.seconds = 0.03, disk.stream_seconds = 0.2;
   RETURN_IF_ERROR(ProbeKernels(kernels, progress, &rates));
+  RETURN_IF_ERROR(ProbeDeviceOf(config, kernels, progress, &rates));
   ProbeFile made;
   if (disk.path.empty() && !flags.folder.empty()) {
     RETURN_IF_ERROR(made.Make(flags.folder));
@@ -116,7 +143,10 @@ absl::Status RunProbe(const ProbeFlags& flags, bool json) {
     fmt::print("{}", FormatTiers(rates));
     return absl::OkStatus();
   }
-  PrintKernels(rates);
+  fmt::print("{}\nmemory, read by {} threads: {:.1f} GB/s\n\n", rates.machine, rates.threads,
+             rates.memory_bytes_per_second / 1e9);
+  PrintKernels(rates.kernels);
+  for (const DeviceRates& one : rates.devices) PrintDevice(one);
   for (const DiskRates& one : rates.disks) PrintDisk(one);
   if (disk.path.empty()) fmt::print("\nno disk was measured: name a model on it, or --folder DIR\n");
   fmt::print("\nwritten to {}\n", Printable(output));
@@ -127,13 +157,17 @@ absl::Status RunProbe(const ProbeFlags& flags, bool json) {
 
 void AddProbeCommand(CLI::App& app, CommandContext* context) {
   auto flags = std::make_shared<ProbeFlags>();
-  CLI::App* probe = app.add_subcommand("probe", "measure memory, kernels and the disk under a model, for planning");
+  CLI::App* probe =
+      app.add_subcommand("probe", "measure memory, kernels, a GPU and the disk under a model, for planning");
   probe->add_option("model", flags->model->model, "a file on the disk to measure; it is only read");
   probe->add_option("--folder", flags->folder,
                     "without a model: a folder on that disk; a file of 2 GiB is made, read "
                     "and removed");
   probe->add_option("-o,--output", flags->output, "where the figures go (default: tiers.json in the cache folder)");
   probe->add_option("--config", flags->model->config_file, "YAML file of settings");
+  probe->add_option_function<std::string>(
+      "--vram", [flags](const std::string& value) { flags->model->assignments.push_back("budget.vram=" + value); },
+      "GPU memory to measure with (budget.vram; default: where there is a GPU, up to 1 GiB)");
   probe->add_option_function<std::string>(
       "-t,--threads", [flags](const std::string& value) { flags->model->assignments.push_back("threads=" + value); },
       "compute threads (threads)");

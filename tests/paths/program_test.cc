@@ -374,6 +374,18 @@ TEST_F(ProgramTest, ProbeWritesFiguresThatPlanUses) {
   ASSERT_EQ(plan.exit_code, 0) << plan.err;
   EXPECT_EQ(nlohmann::json::parse(plan.out)["kernels_measured"], true);
   EXPECT_EQ(nlohmann::json::parse(plan.out)["disk_measured"], false);
+  // A device's figures stay in the file when it is not measured again.
+  const std::string of_device = " --vram 16MiB --set device=simulated:4GiB";
+  const ProgramOutput measured = RunProgram(folder_, "probe --quick -t 1 --json -o " + tiers + of_device);
+  ASSERT_EQ(measured.exit_code, 0) << measured.err;
+  EXPECT_EQ(nlohmann::json::parse(measured.out)["devices"][0]["name"], "simulated:4GiB");
+  ASSERT_EQ(RunProgram(folder_, "probe --quick -t 1 -o " + tiers).exit_code, 0);
+  const ProgramOutput text = RunProgram(folder_, "plan " + model_ + " -c 64 --set tiers=" + tiers + of_device);
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(text.out, AllOf(HasSubstr("on the device"), HasSubstr("kernels (measured")));
+  // Without a GPU a plan for one rests on assumptions, and says so.
+  EXPECT_THAT(RunProgram(folder_, "plan " + model_ + " -c 64 --vram 16MiB --set tiers=" + tiers).out,
+              HasSubstr("ASSUMED: a GPU"));
   // A file too small to say anything of its disk is refused, not believed.
   EXPECT_THAT(RunProgram(folder_, "probe --quick -o " + tiers + " " + model_).err, HasSubstr("at least 64.0 MiB"));
   WriteFile("broken.json", "{\"version\": 1}");

@@ -1,4 +1,4 @@
-#include "runtime/hybrid_split.h"
+#include "memory/hybrid_split.h"
 
 #include "gtest/gtest.h"
 
