@@ -21,9 +21,10 @@ class StagingRing {
     const uint64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     if (places_.empty()) tail_ = used_ = 0;
     // What is left at the end is skipped when it is too small.
-    const uint64_t skipped = tail_ + rounded > bytes_ ? bytes_ - tail_ : 0;
+    const bool begins_anew = tail_ + rounded > bytes_;
+    const uint64_t skipped = begins_anew ? bytes_ - tail_ : 0;
     if (used_ + skipped + rounded > bytes_) return std::nullopt;
-    const uint64_t begin = skipped > 0 ? 0 : tail_;
+    const uint64_t begin = begins_anew ? 0 : tail_;
     tail_ = begin + rounded;
     used_ += skipped + rounded;
     places_.push_back(skipped + rounded);
