@@ -16,8 +16,18 @@ namespace {
 
 using gpu::KernelCall;
 
+// 0: the compiler's choice.
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) RunKernel(const __grid_constant__ Kernel kernel) {
+constexpr int BlocksTogether() {
+  if constexpr (requires { Kernel::kBlocksTogether; }) {
+    return Kernel::kBlocksTogether;
+  } else {
+    return 0;
+  }
+}
+
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, BlocksTogether<Kernel>()) RunKernel(const __grid_constant__ Kernel kernel) {
   __shared__ typename Kernel::Shared shared;
   typename Kernel::Local local{};
   const int phases = kernel.Phases();

@@ -27,6 +27,7 @@ struct RowBlock {
 // z of a call's blocks: [rows][32 * blocks], quantized as activations are.
 struct ValuesKernel {
   static constexpr int kThreads = 64;
+  static constexpr int kBlocksTogether = 8;  // registers for the block's values
   using Shared = Nothing;
   using Local = Nothing;
   FfnActivation activation = FfnActivation::kSilu;
@@ -76,35 +77,50 @@ struct DownTask {
   DOGSTAR_HD int64_t Blocks() const { return TileBlocks(panels(), rows); }
 };
 
-// An output of a row on its way through pages: partial sums of pages, of groups, of all.
-struct OutputSum {
-  float partial, sum, y;
+// Outputs on their way through pages: partial sums of a page, of a group of pages, of all groups before it.
+template <int kCount>
+struct OutputSums {
+  float partial[kCount], sum[kCount], y[kCount];
   int32_t page, group;  // of partial, of sum
 
-  DOGSTAR_HD void Load(const DownTask& task, int64_t at) {
-    partial = 0;
-    sum = task.sum[at];
-    y = task.y[at];
+  // places: of the outputs in task.sum and task.y; < 0: it does not exist.
+  DOGSTAR_HD void Load(const DownTask& task, const int64_t (&places)[kCount]) {
+    DOGSTAR_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      partial[i] = 0;
+      sum[i] = places[i] < 0 ? 0 : task.sum[places[i]];
+      y[i] = places[i] < 0 ? 0 : task.y[places[i]];
+    }
     page = task.blocks[0].page;
     group = task.sum_group;
     EnterGroup(task.blocks[0].sum_group);
   }
   DOGSTAR_HD void Enter(const RowBlock& block) {
     if (block.page == page) return;
-    sum = sum + partial;
-    partial = 0;
+    DOGSTAR_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      sum[i] = sum[i] + partial[i];
+      partial[i] = 0;
+    }
     page = block.page;
     EnterGroup(block.sum_group);
   }
   DOGSTAR_HD void EnterGroup(int32_t next) {
     if (next == group) return;
-    y = y + sum;
-    sum = 0;
+    DOGSTAR_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      y[i] = y[i] + sum[i];
+      sum[i] = 0;
+    }
     group = next;
   }
-  DOGSTAR_HD void Store(const DownTask& task, int64_t at) const {
-    task.sum[at] = sum + partial;
-    task.y[at] = y;
+  DOGSTAR_HD void Store(const DownTask& task, const int64_t (&places)[kCount]) const {
+    DOGSTAR_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      if (places[i] < 0) continue;
+      task.sum[places[i]] = sum[i] + partial[i];
+      task.y[places[i]] = y[i];
+    }
   }
 };
 
@@ -119,7 +135,7 @@ struct DownKernel {
   struct Shared {
     int32_t sums[kTileRows][kChunk][kMostRuns][kLanes];
   };
-  using Local = OutputSum;
+  using Local = OutputSums<1>;
   DownTask task;
 
   DOGSTAR_HD int64_t Blocks() const { return task.Blocks(); }
@@ -135,7 +151,7 @@ struct DownKernel {
     }
     const int64_t output = at.panel * kLanes + at.lane;
     if (at.row() >= task.rows || output >= task.dim) return;
-    const int64_t place = int64_t{at.row()} * task.dim + output;
+    const int64_t place[1] = {int64_t{at.row()} * task.dim + output};
     if (phase == 1) local->Load(task, place);
     for (int b = 0; b < count; ++b) AddBlock(begin + b, shared->sums[at.part][b], at, output, local);
     if (phase + 1 == Phases()) local->Store(task, place);
@@ -177,12 +193,12 @@ struct DownKernel {
     for (int run = 0; run < block.runs; ++run) {
       const GroupScale scale =
           gpu::ScaleOf<Format>(task.scales, task.groups[block.first_group + run], task.dim, output);
-      local->partial = Fma(d * scale.d, static_cast<float>(sums[run][place.lane]), local->partial);
+      local->partial[0] = Fma(d * scale.d, static_cast<float>(sums[run][place.lane]), local->partial[0]);
       if constexpr (Format::kMinimum) {
         const int quads_of_run = task.run_rows / 4;
         const int32_t outlier = OutlierWithin(task.z.outliers[at], run * quads_of_run, quads_of_run) >> 5;
         const int32_t sum = CodeSumOfRun(place.row(), b, run) + outlier;
-        local->partial = Fma(scale.m, d * static_cast<float>(sum), local->partial);
+        local->partial[0] = Fma(scale.m, d * static_cast<float>(sum), local->partial[0]);
       }
     }
   }
@@ -202,8 +218,9 @@ struct FloatDownKernel {
     const TilePlace at = PlaceOf(block, thread, task.panels());
     const int64_t row = at.row(), output = at.panel * kLanes + at.lane;
     if (row >= task.rows || output >= task.dim) return;
-    OutputSum sum;
-    sum.Load(task, row * task.dim + output);
+    const int64_t place[1] = {row * task.dim + output};
+    OutputSums<1> sum;
+    sum.Load(task, place);
     for (int32_t b = 0; b < task.block_count; ++b) {
       const RowBlock& of = task.blocks[b];
       sum.Enter(of);
@@ -212,10 +229,10 @@ struct FloatDownKernel {
         if ((of.used >> i & 1) == 0) continue;
         const int64_t column = int64_t{of.block_in_page} * kBlockColumns + i;
         const float w = FloatWeight<kType>(weights, column * kLanes + at.lane);
-        sum.partial = Fma(w, task.z.f32[row * task.z.cols + int64_t{b} * kBlockColumns + i], sum.partial);
+        sum.partial[0] = Fma(w, task.z.f32[row * task.z.cols + int64_t{b} * kBlockColumns + i], sum.partial[0]);
       }
     }
-    sum.Store(task, row * task.dim + output);
+    sum.Store(task, place);
   }
 };
 

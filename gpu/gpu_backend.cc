@@ -187,17 +187,22 @@ class GpuBackend : public Backend {
   void Launch(const Kernel& kernel) {
     if (kernel.Blocks() > 0) runtime_->Launch(kernel);
   }
+  template <template <QuantType> typename Kernel, typename Task>
+  void LaunchOfType(QuantType type, const Task& task) {
+    gpu::WithType(type, [&]<QuantType kType>() {
+      Kernel<kType> kernel;
+      kernel.task = task;
+      runtime_->Launch(gpu::OfEveryType<Kernel>(kernel));
+    });
+  }
   void Norm(const float* x, int32_t width, int64_t rows, DeviceAddress weight, float epsilon, float* out) {
     Launch(gpu::RmsNormKernel{x, reinterpret_cast<const float*>(weight), epsilon, width, rows, out});
   }
   void AddTo(const float* y, int64_t count, Tensor* x) { Launch(gpu::AddKernel{y, ValuesOf(x), count}); }
   void Multiply(QuantType type, const gpu::ProductTask& task) {
     if (task.Blocks() == 0) return;
-    gpu::WithType(type, [&]<QuantType kType>() {
-      gpu::Product<kType> kernel;
-      kernel.task = task;
-      runtime_->Launch(gpu::OfEveryType<gpu::Product>(kernel));
-    });
+    if (task.rows >= gpu::kTiledFromRows) return LaunchOfType<gpu::TiledProduct>(type, task);
+    LaunchOfType<gpu::Product>(type, task);
   }
   void RunPages(GpuFfnJob* job);
   void CloseGroup(GpuFfnJob* job);
@@ -441,22 +446,23 @@ void GpuBackend::RunPages(GpuFfnJob* job) {
   Multiply(job->layout.up_type, product);
   Launch(gpu::ValuesKernel{job->activation, blocks, count, job->rows, job->gate, job->up, z, job->capture,
                            job->capture_up, job->capture_stride});
-  gpu::WithType(job->layout.down_type, [&]<QuantType kType>() {
-    gpu::Down<kType> kernel;
-    kernel.task = {.blocks = blocks,
-                   .block_count = count,
-                   .groups = groups,
-                   .run_rows = job->layout.run_rows,
-                   .panel_bytes = job->layout.down_panel_bytes,
-                   .scales = job->down_scales,
-                   .z = z,
-                   .rows = job->rows,
-                   .dim = job->layout.dim,
-                   .sum = job->sum,
-                   .sum_group = job->sum_group,
-                   .y = job->y};
-    runtime_->Launch(gpu::OfEveryType<gpu::Down>(kernel));
-  });
+  const gpu::DownTask down = {.blocks = blocks,
+                              .block_count = count,
+                              .groups = groups,
+                              .run_rows = job->layout.run_rows,
+                              .panel_bytes = job->layout.down_panel_bytes,
+                              .scales = job->down_scales,
+                              .z = z,
+                              .rows = job->rows,
+                              .dim = job->layout.dim,
+                              .sum = job->sum,
+                              .sum_group = job->sum_group,
+                              .y = job->y};
+  if (job->rows >= gpu::kTiledFromRows) {
+    LaunchOfType<gpu::TiledDown>(job->layout.down_type, down);
+  } else {
+    LaunchOfType<gpu::Down>(job->layout.down_type, down);
+  }
   job->sum_group = lists.blocks.back().sum_group;
   lists.Clear();
 }

@@ -3,6 +3,7 @@
 //
 // A kernel is a struct of its parameters with
 //   static constexpr int kThreads          threads of a block
+//   static constexpr int kBlocksTogether   optional: blocks that a multiprocessor is to hold; bounds registers
 //   Shared, Local                          what a block's threads share, and what each keeps; trivial structs
 //   int64_t Blocks() const                 of the grid
 //   int Phases() const                     the same for all threads of a block
@@ -19,6 +20,15 @@
 #define DOGSTAR_HD __host__ __device__ inline
 #else
 #define DOGSTAR_HD inline
+#endif
+
+// Before a loop of few steps whose arrays are to be registers.
+#if defined(__CUDA_ARCH__)
+#define DOGSTAR_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define DOGSTAR_UNROLL  // nvcc's pass for the host knows neither
+#else
+#define DOGSTAR_UNROLL _Pragma("GCC unroll 8")
 #endif
 
 namespace dogstar::gpu {

@@ -144,6 +144,7 @@ template <QuantType kType>
 struct ProductKernel {
   using Format = FormatOf<kType>;
   static constexpr int kThreads = kLanes * kSlices;
+  static constexpr int kBlocksTogether = 5;  // registers for no more: ptxas spills some for six on sm_90
   static_assert(kThreads == kLanes * kTileRows);
   static constexpr int kChunk = 32;  // blocks of columns between two meetings
   static constexpr int kGroups = Format::kGroupsPerBlock, kGroupQuads = kQuads / kGroups;

@@ -18,6 +18,7 @@
 #include "gpu/elements.h"
 #include "gpu/ffn.h"
 #include "gpu/products.h"
+#include "gpu/tiles.h"
 
 namespace dogstar::gpu {
 
@@ -29,9 +30,10 @@ using OfEveryType =
                  Kernel<QuantType::kQ2_K>, Kernel<QuantType::kQ3_K>, Kernel<QuantType::kQ4_K>, Kernel<QuantType::kQ5_K>,
                  Kernel<QuantType::kQ6_K>, Kernel<QuantType::kIQ4_NL>>;
 
-using KernelCall = std::variant<OfEveryType<Product>, OfEveryType<Down>, OfEveryType<GatherKernel>, PrepareKernel,
-                                ValuesKernel, AddKernel, AddBiasKernel, ScaleKernel, ClearKernel, GatedKernel,
-                                RopeKernel, RmsNormKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
+using KernelCall =
+    std::variant<OfEveryType<Product>, OfEveryType<TiledProduct>, OfEveryType<Down>, OfEveryType<TiledDown>,
+                 OfEveryType<GatherKernel>, PrepareKernel, ValuesKernel, AddKernel, AddBiasKernel, ScaleKernel,
+                 ClearKernel, GatedKernel, RopeKernel, RmsNormKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
 
 // work.template operator()<kType>() for the type.
 template <typename Work>
