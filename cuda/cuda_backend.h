@@ -15,12 +15,12 @@ struct CudaDevice {
   int index = 0;
   std::string name;
   uint64_t memory_bytes = 0;
-  uint64_t free_bytes = 0;
+  uint64_t free_bytes = 0;  // as the driver says; all, where it does not
 };
 
 struct CudaOptions {
   int device = 0;
-  uint64_t memory_bytes = 0;  // of the device, that the backend may take; 0: all that is free
+  uint64_t memory_bytes = 0;  // of the device, the context included, taken at once; 0: all that is free
   uint64_t pinned_bytes = 0;  // page-locked host memory at most; 0: as much as is asked for
 };
 

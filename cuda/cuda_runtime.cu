@@ -27,7 +27,8 @@ constexpr int BlocksTogether() {
 }
 
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads, BlocksTogether<Kernel>()) RunKernel(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(Kernel::kThreads, BlocksTogether<Kernel>())
+    RunKernel(const __grid_constant__ Kernel kernel) {
   __shared__ typename Kernel::Shared shared;
   typename Kernel::Local local{};
   const int phases = kernel.Phases();

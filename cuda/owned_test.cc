@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/cuda_backend.h"
+#include "cuda/driver_memory.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -43,10 +44,26 @@ TEST(CudaDevicesTest, ListIsEmptyOrDescribesEachDevice) {
 }
 
 TEST(CudaBackendTest, SaysWhatIsMissing) {
+  if (HasGpu()) GTEST_SKIP() << "there is a CUDA device on this machine";
   const auto backend = NewCudaBackend({});
   ASSERT_FALSE(backend.ok());
   EXPECT_THAT(Text(backend.status()), HasSubstr("CUDA"));
-  EXPECT_EQ(backend.status().code(), HasGpu() ? absl::StatusCode::kUnimplemented : absl::StatusCode::kUnavailable);
+  EXPECT_EQ(backend.status().code(), absl::StatusCode::kUnavailable);
+}
+
+// The context, everything that is taken, and nothing beside it. Other processes on the device would show here too.
+TEST(CudaBackendTest, ABudgetIsHonouredToTheMegabyte) {
+  SKIP_WITHOUT_GPU();
+  constexpr uint64_t kBudget = uint64_t{2} << 30, kMiB = 1 << 20;
+  const auto before = ReadDriverMemory(0);
+  if (!before) GTEST_SKIP() << "the driver does not say what is used";
+  const auto backend = NewCudaBackend({.device = 0, .memory_bytes = kBudget});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  while ((*backend)->NewTensor(1024, 1024).ok()) {
+  }
+  const auto after = ReadDriverMemory(0);
+  EXPECT_LE(after->used_bytes - before->used_bytes, kBudget + 2 * kMiB);  // the driver's pieces have 2 MiB
+  EXPECT_GE(after->used_bytes - before->used_bytes, kBudget - 8 * kMiB);
 }
 
 TEST(BufferTest, EmptyBufferNeedsNoDevice) {

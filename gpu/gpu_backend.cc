@@ -21,6 +21,8 @@ namespace dogstar {
 namespace {
 
 constexpr int32_t kNoGroup = -1;  // of no pages
+constexpr uint64_t kTensorAlignment = 256, kWeightAlignment = 4096;
+constexpr uint64_t kAlignmentBytes = 64 * 1024;  // lost between some dozens of things, at most
 
 using gpu::ActivationView;
 using gpu::Runtime;
@@ -30,10 +32,13 @@ class GpuBackend : public Backend {
   GpuBackend(std::unique_ptr<Runtime> runtime, uint64_t memory_bytes)
       : runtime_(std::move(runtime)), memory_bytes_(memory_bytes) {}
 
-  absl::Status Init() {
+  absl::Status Init(uint64_t reserved_bytes) {
+    used_ = reserved_bytes + kAlignmentBytes;
+    if (used_ > memory_bytes_) return Missing(Lists().size() * Runtime::kSendBytes);
+    RETURN_IF_ERROR(pool_.Create(runtime_.get(), memory_bytes_ - reserved_bytes));
     for (SentList* list : Lists()) {
-      RETURN_IF_ERROR(Take(Runtime::kSendBytes));
-      RETURN_IF_ERROR(list->Allocate(runtime_.get()));
+      ASSIGN_OR_RETURN(DeviceMemory memory, NewMemory(Runtime::kSendBytes));
+      *list = SentList(std::move(memory));
     }
     return absl::OkStatus();
   }
@@ -44,7 +49,7 @@ class GpuBackend : public Backend {
   uint64_t device_bytes() const override { return used_; }
 
   absl::StatusOr<std::byte*> AllocateMemory(uint64_t bytes) override {
-    ASSIGN_OR_RETURN(DeviceMemory memory, NewMemory(bytes));
+    ASSIGN_OR_RETURN(DeviceMemory memory, NewMemory(bytes, kWeightAlignment));
     std::byte* const data = memory.data();
     weights_.push_back(std::move(memory));
     return data;
@@ -169,18 +174,19 @@ class GpuBackend : public Backend {
  private:
   std::array<SentList*, 5> Lists() { return {&rope_, &slots_, &index_, &runs_, &row_runs_}; }
 
-  absl::Status Take(uint64_t bytes) {
-    if (bytes > memory_bytes_ - std::min(used_, memory_bytes_)) {
-      return absl::ResourceExhaustedError(fmt::format("{} of device memory are given, {} are taken: {} more do not fit",
-                                                      FormatSize(memory_bytes_), FormatSize(used_), FormatSize(bytes)));
-    }
-    used_ += bytes;
-    return absl::OkStatus();
+  absl::Status Missing(uint64_t bytes) const {
+    return absl::ResourceExhaustedError(fmt::format("{} of device memory are given, {} are taken: {} more do not fit",
+                                                    FormatSize(memory_bytes_), FormatSize(used_), FormatSize(bytes)));
   }
-  absl::StatusOr<DeviceMemory> NewMemory(uint64_t bytes) {
-    RETURN_IF_ERROR(Take(bytes));
-    ASSIGN_OR_RETURN(std::byte* const data, runtime_->Allocate(std::max<uint64_t>(bytes, 1)));
-    return DeviceMemory(runtime_.get(), data, bytes);
+  // Zeroed.
+  absl::StatusOr<DeviceMemory> NewMemory(uint64_t bytes, uint64_t alignment = kTensorAlignment) {
+    const uint64_t whole = std::max<uint64_t>((bytes + 3) / 4 * 4, 4);
+    if (bytes > memory_bytes_ - std::min(used_, memory_bytes_)) return Missing(bytes);
+    std::byte* const data = pool_.Take(whole, alignment);
+    if (data == nullptr) return Missing(bytes);
+    used_ += whole;
+    Launch(gpu::ClearKernel{reinterpret_cast<float*>(data), static_cast<int64_t>(whole / 4)});
+    return DeviceMemory(&pool_, data, whole);
   }
 
   template <typename Kernel>
@@ -209,6 +215,7 @@ class GpuBackend : public Backend {
   void AddPage(const FfnPageRef& page, int32_t number, GpuFfnJob* job) const;
 
   std::unique_ptr<Runtime> runtime_;  // first: memory is freed through it
+  DevicePool pool_;                   // second: all else is of it
   const uint64_t memory_bytes_;
   uint64_t used_ = 0;
   std::vector<DeviceMemory> weights_;
@@ -469,14 +476,20 @@ void GpuBackend::RunPages(GpuFfnJob* job) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> NewGpuBackend(std::unique_ptr<gpu::Runtime> runtime, uint64_t memory_bytes) {
+absl::StatusOr<std::unique_ptr<Backend>> NewGpuBackend(std::unique_ptr<gpu::Runtime> runtime, uint64_t memory_bytes,
+                                                       uint64_t reserved_bytes) {
   auto backend = std::make_unique<GpuBackend>(std::move(runtime), memory_bytes);
-  RETURN_IF_ERROR(backend->Init());
+  RETURN_IF_ERROR(backend->Init(reserved_bytes));
   return backend;
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> NewEmulatedGpuBackend(uint64_t memory_bytes) {
-  return NewGpuBackend(gpu::NewHostRuntime(), memory_bytes);
+  return NewGpuBackend(gpu::NewHostRuntime(), memory_bytes, 0);
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> NewGpuBackendForSizes() {
+  constexpr uint64_t kContext = uint64_t{512} << 20, kLists = uint64_t{16} << 20;
+  return NewGpuBackend(gpu::NewHostRuntime(), kContext + kLists, kContext);
 }
 
 }  // namespace dogstar

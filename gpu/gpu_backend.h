@@ -9,10 +9,15 @@
 
 namespace dogstar {
 
-// memory_bytes: of the device, at most.
-absl::StatusOr<std::unique_ptr<Backend>> NewGpuBackend(std::unique_ptr<gpu::Runtime> runtime, uint64_t memory_bytes);
+// memory_bytes: of the device, taken at once; reserved_bytes of them are taken already (a driver's context).
+// ResourceExhausted names what is missing.
+absl::StatusOr<std::unique_ptr<Backend>> NewGpuBackend(std::unique_ptr<gpu::Runtime> runtime, uint64_t memory_bytes,
+                                                       uint64_t reserved_bytes);
 
 // The same on the host's emulation of a GPU: slow, for tests.
 absl::StatusOr<std::unique_ptr<Backend>> NewEmulatedGpuBackend(uint64_t memory_bytes);
+// For the sizes of things on a GPU that need not be there, a context's included (a guess: half a GiB at most on cards
+// of these years).
+absl::StatusOr<std::unique_ptr<Backend>> NewGpuBackendForSizes();
 
 }  // namespace dogstar

@@ -4,40 +4,70 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "base/panel.h"
 #include "device/backend.h"
+#include "gpu/device_arena.h"
 #include "gpu/runtime.h"
 
 namespace dogstar {
 
 constexpr int32_t kBlockRows = gpu::kBlockColumns;
 
-// Device memory that is freed with its owner.
+// All device memory of a backend, taken at once.
+class DevicePool {
+ public:
+  absl::Status Create(gpu::Runtime* runtime, uint64_t bytes) {
+    ASSIGN_OR_RETURN(data_, runtime->Allocate(bytes));
+    runtime_ = runtime;
+    arena_ = DeviceArena(bytes);
+    return absl::OkStatus();
+  }
+  DevicePool() = default;
+  ~DevicePool() {
+    if (data_ != nullptr) runtime_->Free(data_);
+  }
+  DevicePool(const DevicePool&) = delete;
+  DevicePool& operator=(const DevicePool&) = delete;
+
+  // None: nothing of that size is left.
+  std::byte* Take(uint64_t bytes, uint64_t alignment) {
+    const std::optional<uint64_t> place = arena_.Take(bytes, alignment);
+    return place ? data_ + *place : nullptr;
+  }
+  void GiveBack(std::byte* data, uint64_t bytes) { arena_.GiveBack(static_cast<uint64_t>(data - data_), bytes); }
+
+ private:
+  gpu::Runtime* runtime_ = nullptr;
+  std::byte* data_ = nullptr;
+  DeviceArena arena_;
+};
+
+// Device memory that is given back with its owner.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  DeviceMemory(gpu::Runtime* runtime, std::byte* data, uint64_t bytes)
-      : runtime_(runtime), data_(data), bytes_(bytes) {}
+  DeviceMemory(DevicePool* pool, std::byte* data, uint64_t bytes) : pool_(pool), data_(data), bytes_(bytes) {}
   DeviceMemory(DeviceMemory&& other) noexcept
-      : runtime_(other.runtime_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+      : pool_(other.pool_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
   DeviceMemory& operator=(DeviceMemory&& other) noexcept {
-    std::swap(runtime_, other.runtime_);
+    std::swap(pool_, other.pool_);
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     return *this;
   }
   ~DeviceMemory() {
-    if (runtime_ != nullptr && data_ != nullptr) runtime_->Free(data_);
+    if (data_ != nullptr) pool_->GiveBack(data_, bytes_);
   }
   std::byte* data() const { return data_; }
   uint64_t bytes() const { return bytes_; }
 
  private:
-  gpu::Runtime* runtime_ = nullptr;
+  DevicePool* pool_ = nullptr;
   std::byte* data_ = nullptr;
   uint64_t bytes_ = 0;
 };
@@ -205,11 +235,7 @@ std::span<const std::byte> BytesOf(const std::vector<T>& values) {
 // A list in device memory that is sent when it changes: layers of a pass use the same one.
 class SentList {
  public:
-  absl::Status Allocate(gpu::Runtime* runtime) {
-    ASSIGN_OR_RETURN(std::byte* const data, runtime->Allocate(gpu::Runtime::kSendBytes));
-    memory_ = DeviceMemory(runtime, data, gpu::Runtime::kSendBytes);
-    return absl::OkStatus();
-  }
+  explicit SentList(DeviceMemory memory = {}) : memory_(std::move(memory)) {}
   const std::byte* Update(gpu::Runtime* runtime, std::span<const std::byte> bytes) {
     if (!std::ranges::equal(bytes, last_)) {
       runtime->Send(bytes, memory_.data());

@@ -236,7 +236,7 @@ class Filler {
   // Pages that the device does not hold, the same share of each layer, within so many bytes. Gives what they take.
   uint64_t HostPages(uint64_t bytes) {
     if (!model_.packed) return 0;
-    PlanLine line{kHostPages, 0, 0, "a full pass takes them over the link, not from the disk"};
+    PlanLine line{kHostPages, 0, 0, "not from the disk: over the link, or computed there"};
     for (size_t i = 0; i < model_.layers.size(); ++i) line.total_bytes += AbsentPages(i) * PageBytes(i);
     if (line.total_bytes == 0) return 0;
     const double share = std::min(1.0, static_cast<double>(bytes) / static_cast<double>(line.total_bytes));

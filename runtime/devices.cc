@@ -71,8 +71,7 @@ std::optional<uint64_t> FastBudget(const Config& config) {
 
 absl::StatusOr<std::unique_ptr<Backend>> NewBackendForSizes(const Config& config) {
   ASSIGN_OR_RETURN(const DeviceChoice choice, DeviceOf(config));
-  // The emulated device is the GPU's backend.
-  return choice.kind == DeviceChoice::Kind::kCuda ? NewEmulatedGpuBackend(config.budget.vram) : NewBackend(config);
+  return choice.kind == DeviceChoice::Kind::kCuda ? NewGpuBackendForSizes() : NewBackend(config);
 }
 
 absl::StatusOr<std::string> DeviceNameOf(const Config& config) {

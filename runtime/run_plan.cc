@@ -344,7 +344,7 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
                         {"activations", Forward::Bytes(model, backend, plan.limits), true},
                         {"norms and down-scale tables", Weights::TableBytes(model), true}};
   if (const uint64_t own = backend.device_bytes(); own > 0 && HasDeviceMemory(config)) {
-    plan.request.fixed.push_back({"lists of the device", own, true});  // nothing else is there yet
+    plan.request.fixed.push_back({"context and lists", own, true});  // nothing else is there yet
   }
   if (options.text_bytes > 0) plan.request.fixed.push_back({"generated text", options.text_bytes});
   if (options.needs_row_norms && NeedsPacked(options.mode)) {

@@ -383,7 +383,7 @@ TEST_F(ProgramTest, ProbeWritesFiguresThatPlanUses) {
   ASSERT_EQ(text.exit_code, 0) << text.err;
   EXPECT_THAT(text.out, AllOf(HasSubstr("on the device"), HasSubstr("kernels (measured")));
   // Without a GPU a plan for one rests on assumptions, and says so.
-  EXPECT_THAT(RunProgram(folder_, "plan " + model_ + " -c 64 --vram 16MiB --set tiers=" + tiers).out,
+  EXPECT_THAT(RunProgram(folder_, "plan " + model_ + " -c 64 --vram 1GiB --set tiers=" + tiers).out,
               HasSubstr("ASSUMED: a GPU"));
   // A file too small to say anything of its disk is refused, not believed.
   EXPECT_THAT(RunProgram(folder_, "probe --quick -o " + tiers + " " + model_).err, HasSubstr("at least 64.0 MiB"));
