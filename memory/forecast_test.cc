@@ -125,7 +125,8 @@ TEST(ForecastTest, ADevicesPassEndsWhenTheLastOfItsPartsDoes) {
   ASSERT_GT(placement.host_bytes, 0U);
   ASSERT_EQ(placement.complement_bytes, 0U);
   const auto host = static_cast<double>(placement.host_bytes);
-  DeviceRates device{.name = "test", .description = "", .link_bytes_per_second = 20e9, .kernels = {}};
+  DeviceRates device{
+      .name = "test", .description = "", .memory_bytes_per_second = 1e12, .link_bytes_per_second = 20e9, .kernels = {}};
   device.kernels = {{kType, WeightForm::kPanels, 1, 1e15}, {kType, WeightForm::kPages, 1, 1e15}};
   ForecastRequest request{.device = &device, .hybrid = 0};
   // All over the link.

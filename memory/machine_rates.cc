@@ -52,6 +52,7 @@ DeviceRates CommonDeviceRates() {
   constexpr double kMemory = 900e9, kShare = 0.8;
   DeviceRates rates;
   rates.name = "not measured";
+  rates.memory_bytes_per_second = kMemory;
   rates.link_bytes_per_second = 22e9;
   for (const WeightForm form : {WeightForm::kPanels, WeightForm::kPages}) {
     rates.kernels.push_back({QuantType::kQ4_0, form, 1, kShare * kMemory});

@@ -44,10 +44,11 @@ struct DiskRates {
 
 // A device with memory of its own.
 struct DeviceRates {
-  std::string name;                  // "cuda:0" (runtime/devices.h)
-  std::string description;           // for people
-  double link_bytes_per_second = 0;  // from page-locked host memory, in pieces as passes copy them
-  std::vector<KernelRate> kernels;   // on weights in its memory
+  std::string name;                    // "cuda:0" (runtime/devices.h)
+  std::string description;             // for people
+  double memory_bytes_per_second = 0;  // of its own, read and written by copies
+  double link_bytes_per_second = 0;    // from page-locked host memory, in pieces as passes copy them
+  std::vector<KernelRate> kernels;     // on weights in its memory
 };
 
 // Seconds for `bytes` of weights and `rows` activation rows. Between measured row counts the time of a byte is linear;

@@ -81,8 +81,8 @@ constexpr std::array<Choice<RunMode>, 5> kModes = {{{"auto", RunMode::kAuto},
                                                     {"sparse", RunMode::kSparse},
                                                     {"sirius", RunMode::kSirius},
                                                     {"strict", RunMode::kStrict}}};
-constexpr std::array<Choice<TreeShape>, 3> kTrees = {
-    {{"chain", TreeShape::kChain}, {"beam", TreeShape::kBeam}, {"best", TreeShape::kBest}}};
+constexpr std::array<Choice<std::optional<TreeShape>>, 4> kTrees = {
+    {{"auto", std::nullopt}, {"chain", TreeShape::kChain}, {"beam", TreeShape::kBeam}, {"best", TreeShape::kBest}}};
 constexpr std::array<Choice<ContextOverflow>, 2> kOverflows = {
     {{"stop", ContextOverflow::kStop}, {"slide", ContextOverflow::kSlide}}};
 constexpr std::array<Choice<KvPrecision>, 3> kKvTypes = {
@@ -218,11 +218,13 @@ void AddChoiceKeys(std::vector<ConfigKey>* keys) {
 
 // What a cycle drafts.
 void AddTreeKeys(std::vector<ConfigKey>* keys) {
-  keys->push_back({"draft.tree",
-                   "drafts of a cycle: one path, a beam of draft.width paths, or the likeliest paths of any length",
-                   "chain, beam, best",
-                   ChoiceSetter(
-                       kTrees, "chain, beam, best", [](Config & c) -> auto& { return c.draft.tree; })});
+  keys->push_back(
+      {"draft.tree",
+       "drafts of a cycle: one path, a beam of draft.width paths, or the likeliest paths of any length; auto: one "
+       "path, and alternatives to it where full passes wait and rows of them cost little",
+       "auto, chain, beam, best",
+       ChoiceSetter(
+           kTrees, "auto, chain, beam, best", [](Config & c) -> auto& { return c.draft.tree; })});
   keys->push_back({"draft.width", "tokens that a pass of a tree looks beyond; a beam's paths", "1 to 64",
                    NumberSetter<int32_t>(
                        1, 64, "1 to 64", [](Config & c) -> auto& { return c.draft.width; })});

@@ -65,10 +65,10 @@ struct Config {
     int32_t vocabulary = -1;              // tokens that drafts can choose; 0: all; -1: chosen
     bool residual = true;                 // a map for what the predictor leaves out, where statistics have one
     double head_density = 1;              // share of the attention heads that drafts compute
-    TreeShape tree = TreeShape::kChain;
-    int32_t width = 4;      // tokens that a pass of a tree looks beyond
-    int32_t nodes = 0;      // drafts of a cycle; 0: chosen by the shape
-    int32_t lookup = -1;    // prompt lookup: tokens that must match; 0: none; -1: chosen
+    std::optional<TreeShape> tree;        // none: chosen cycle by cycle
+    int32_t width = 4;                    // tokens that a pass of a given tree looks beyond
+    int32_t nodes = 0;                    // drafts of a cycle; 0: chosen by the shape
+    int32_t lookup = -1;                  // prompt lookup: tokens that must match; 0: none; -1: chosen
     double planes = -1;     // share of the FFN's pages that may be resident by their high planes; -1: chosen
     double overlay = 0.15;  // share of the FFN's resident bytes kept for single rows; also cache.share
   } draft;

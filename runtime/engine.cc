@@ -96,14 +96,18 @@ absl::Status Engine::Plan(const Hooks& hooks) {
 // Where memory holds everything but for what drafts need themselves, they cannot pay.
 absl::Status Engine::GiveUpDrafts(const Hooks& hooks, const StreamRates& rates, RunPlanOptions* options,
                                   RunPlan* plan) {
-  const bool adapts = options_.mode == RunMode::kStrict && config_.corrector.adaptive.value_or(true);
+  const bool adapts = options_.mode == RunMode::kStrict && AdaptsDrafts(config_, options_.mode);
   if (!adapts || options_.captures_verified || plan->placement.everything_resident()) return absl::OkStatus();
   if (options->logit_rows <= options_.texts) return absl::OkStatus();
   RunPlanOptions plain = *options;
   plain.logit_rows = options_.texts;
-  ASSIGN_OR_RETURN(RunPlan without, PlanRun(config_, *model_, *backend_, plain, rates));
+  Config config = config_;
+  config.draft.tree = TreeShape::kChain;  // no slots for nodes either
+  ASSIGN_OR_RETURN(RunPlan without, PlanRun(config, *model_, *backend_, plain, rates));
   if (!without.placement.everything_resident()) return absl::OkStatus();
   Note(hooks, "the budget holds the whole model if nothing is drafted, and drafts would cost more: full passes alone");
+  config_ = std::move(config);
+  kv_cache_ = KvCache(KvSlots(config_, options_.mode, options_.context_slots, options_.texts));
   *options = std::move(plain);
   *plan = std::move(without);
   options_.logit_rows = options_.texts;

@@ -59,9 +59,10 @@ absl::Status Generator::Generate(std::span<const TokenId> prompt, const Generati
 absl::Status Generator::GenerateTogether(std::span<const TextRequest> requests) {
   const Config& config = engine_->config();
   CHECK(!requests.empty() && static_cast<int32_t>(requests.size()) <= engine_->texts());
-  const bool adaptive = config.corrector.adaptive.value_or(mode_ == RunMode::kStrict);
-  Session session{
-      .texts = {}, .live = {}, .period = PeriodController({adaptive, config.corrector.period}), .draft_rows = {}};
+  Session session{.texts = {},
+                  .live = {},
+                  .period = PeriodController({AdaptsDrafts(config, mode_), config.corrector.period}),
+                  .draft_rows = {}};
   for (const TextRequest& request : requests) {
     CHECK(!request.prompt.empty());
     Text& text = session.texts.emplace_back(

@@ -119,8 +119,9 @@ class Generator {
   // Drafts, verifies, keeps what stands. Without drafts it is a plain full pass.
   absl::Status Cycle(Session* session);
   void BeginTree(Session* session, Text* text, int32_t rows_each);
+  TreeShape ShapeOfCycle(const PeriodController& period) const;
   // Tokens of the text's end that must have stood before; 0: nothing is looked up.
-  int32_t LookupLength() const;
+  int32_t LookupLength(TreeShape shape) const;
   // Drafts that cost no pass, instead of the sparse model's; false: there are none.
   bool AddFreeDrafts(Session* session, Text* text, int32_t depth);
   absl::Status Draft(Session* session);

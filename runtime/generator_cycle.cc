@@ -17,12 +17,12 @@ constexpr int32_t kBestFollowers = 8;
 constexpr int32_t kLookupBesideDrafts = 3;
 constexpr float kLookupPrior = 0.7F;  // guess of what they are worth, before any was tried
 
-int32_t FollowersOf(const Config& config) {
-  switch (config.draft.tree) {
+int32_t FollowersOf(TreeShape shape, int32_t width) {
+  switch (shape) {
     case TreeShape::kChain:
       return 1;
     case TreeShape::kBeam:
-      return config.draft.width;
+      return width;
     case TreeShape::kBest:
       return kBestFollowers;
   }
@@ -104,6 +104,7 @@ absl::Status Generator::Cycle(Session* session) {
   const int32_t texts = static_cast<int32_t>(session->live.size());
   const int32_t rows_each = std::max(1, engine_->forward().limits().logit_rows / texts);
   session->period.BeginCycle(texts);
+  session->shape = ShapeOfCycle(session->period);
   for (Text* text : session->live) {
     BeginTree(session, text, rows_each);
   }
@@ -111,13 +112,20 @@ absl::Status Generator::Cycle(Session* session) {
   return Verify(session);
 }
 
+// One path; alternatives to it join where a full pass has time for more rows.
+TreeShape Generator::ShapeOfCycle(const PeriodController& period) const {
+  const Config& config = engine_->config();
+  if (config.draft.tree) return *config.draft.tree;
+  return AdaptsDrafts(config, mode_) && period.AlternativesPay() ? TreeShape::kBest : TreeShape::kChain;
+}
+
 void Generator::BeginTree(Session* session, Text* text, int32_t rows_each) {
   const Config& config = engine_->config();
   const int32_t slots = RoomOf(*text) + TreeSlots(config, mode_);
   const int32_t most_rows = JudgesDrafts(mode_) ? std::min(slots, rows_each) : 1;
   TreeOptions options;
-  options.shape = config.draft.tree;
-  options.width = options.shape == TreeShape::kChain ? 1 : config.draft.width;
+  options.shape = session->shape;
+  options.width = options.shape == TreeShape::kChain || !config.draft.tree ? 1 : config.draft.width;
   options.depth = std::min({config.corrector.period - 1, most_rows - 1, RoomOf(*text) - 1, text->tokens_left() - 1});
   text->tree.Begin(options, text->root);
   text->slots.clear();
@@ -126,13 +134,13 @@ void Generator::BeginTree(Session* session, Text* text, int32_t rows_each) {
   text->drafts = !AddFreeDrafts(session, text, options.depth);
 }
 
-int32_t Generator::LookupLength() const {
+int32_t Generator::LookupLength(TreeShape shape) const {
   constexpr int32_t kWithoutDrafts = 2;  // a wrong one costs a row of a pass that waits for the disk anyway
   const Config& config = engine_->config();
   if (config.draft.lookup >= 0) return config.draft.lookup;
   if (mode_ != RunMode::kStrict) return 0;
   if (!engine_->can_draft()) return kWithoutDrafts;
-  return config.draft.tree == TreeShape::kBest ? kLookupBesideDrafts : 0;
+  return shape == TreeShape::kBest ? kLookupBesideDrafts : 0;
 }
 
 bool Generator::AddFreeDrafts(Session* session, Text* text, int32_t depth) {
@@ -144,9 +152,10 @@ bool Generator::AddFreeDrafts(Session* session, Text* text, int32_t depth) {
   };
   const std::vector<TokenId> repair = std::exchange(text->repair, {});
   if (!repair.empty() && add(repair, DraftSource::kRepair)) return true;
-  const bool joins_the_tree = engine_->can_draft() && engine_->config().draft.tree == TreeShape::kBest;
-  if (LookupLength() == 0 || joins_the_tree) return false;
-  return add(LookUpText(text->tokens, LookupLength(), depth).tokens, DraftSource::kLookup);
+  const int32_t lookup = LookupLength(session->shape);
+  const bool joins_the_tree = engine_->can_draft() && session->shape == TreeShape::kBest;
+  if (lookup == 0 || joins_the_tree) return false;
+  return add(LookUpText(text->tokens, lookup, depth).tokens, DraftSource::kLookup);
 }
 
 absl::Status Generator::Draft(Session* session) {
@@ -158,8 +167,8 @@ absl::Status Generator::Draft(Session* session) {
   }
   for (Text* text : session->live) {
     if (!text->drafts) continue;
-    if (engine_->config().draft.tree == TreeShape::kBest && LookupLength() > 0) {
-      const std::span<const TokenId> found = LookUpText(text->tokens, LookupLength(), text->most_drafts).tokens;
+    if (const int32_t lookup = LookupLength(session->shape); session->shape == TreeShape::kBest && lookup > 0) {
+      const std::span<const TokenId> found = LookUpText(text->tokens, lookup, text->most_drafts).tokens;
       text->tree.AddPath(found, DraftSource::kLookup, session->period.AcceptanceOf(DraftSource::kLookup, kLookupPrior));
     }
     text->tree.Prune(text->most_drafts, session->period.LeastProbability());
@@ -218,7 +227,7 @@ absl::Status Generator::Propose(Session* session, std::span<const Place> places)
   const Config& config = engine_->config();
   const Tokenizer& tokenizer = engine_->model().tokenizer();
   // A beam scores as published; other drafts by what such confidences were worth in this text.
-  const bool beam = config.draft.tree == TreeShape::kBeam;
+  const bool beam = session->shape == TreeShape::kBeam;
   for (Text* text : session->live) {
     std::vector<int32_t> nodes;
     std::vector<Proposal> proposals;
@@ -229,7 +238,7 @@ absl::Status Generator::Propose(Session* session, std::span<const Place> places)
       RETURN_IF_ERROR(engine_->forward().Logits(static_cast<int32_t>(i), logits_));
       const std::vector<TokenProbability> followers = sampler_.Propose(
           logits_, {text->tokens, drafted}, kSequenceKey, text->PositionAfter(text->tree.node(parent).depth),
-          FollowersOf(config), beam ? corrector_.temperature : 1);
+          FollowersOf(session->shape, config.draft.width), beam ? corrector_.temperature : 1);
       for (size_t rank = 0; rank < followers.size(); ++rank) {
         const auto [token, confidence] = followers[rank];
         const DraftSource source = rank == 0 ? DraftSource::kFirst : DraftSource::kOther;
@@ -246,7 +255,7 @@ absl::Status Generator::Propose(Session* session, std::span<const Place> places)
 
 // The full pass writes the nodes' keys and values anew; what does not stand is forgotten.
 absl::Status Generator::Verify(Session* session) {
-  const double start = Now();
+  const double start = Now(), waited = engine_->io_wait_seconds();
   KvCache& kv = engine_->kv();
   NodeSlots taken(&kv);
   Batch batch;
@@ -282,6 +291,7 @@ absl::Status Generator::Verify(Session* session) {
   }
   if (text_harvest_ != nullptr) FollowTexts(session, verified_rows);
   outcome.seconds = Now() - start;
+  outcome.wait_seconds = engine_->io_wait_seconds() - waited;
   if (JudgesDrafts(mode_)) session->period.RecordVerify(outcome, judged);
   for (size_t i = 0; i < session->live.size(); ++i) {
     CountCycle(*session->live[i], verdicts[i], outcome.seconds);

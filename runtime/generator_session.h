@@ -42,6 +42,7 @@ struct Generator::Session {
   std::vector<Text> texts;
   std::vector<Text*> live;  // those that are not done
   PeriodController period;
+  TreeShape shape = TreeShape::kChain;  // of the cycle's drafts
   DraftRows draft_rows;
 
   void FindLive() {

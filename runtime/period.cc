@@ -67,6 +67,10 @@ double PeriodController::LeastProbability() const {
   return row_seconds_.value / SavedSeconds();
 }
 
+bool PeriodController::AlternativesPay() const {
+  return wait_share_.known() && wait_share_.value > kMuchWaiting && ExpectedAcceptance() < kEarlyEnd;
+}
+
 int32_t PeriodController::FreeDraftsToTry(DraftSource source, int32_t found) {
   const int32_t most = std::min(found, options_.period - 1);
   if (!options_.adaptive || most <= 0) return std::max(most, 0);
@@ -108,6 +112,7 @@ void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const
     bin.judged += 1;
     bin.stood += draft.stood ? 1 : 0;
   }
+  if (outcome.seconds > 0) wait_share_.Add(outcome.wait_seconds / outcome.seconds);
   const int32_t more_rows = outcome.rows - texts_;
   if (more_rows == 0) full_seconds_.Add(outcome.seconds);
   if (more_rows == 0 && passes_ == 0) {

@@ -41,6 +41,7 @@ struct CycleOutcome {
   int32_t accepted = 0;          // drafts that stood
   int32_t ended_by_a_draft = 0;  // texts whose last token that stood had drafts after it, none of which did
   double seconds = 0;
+  double wait_seconds = 0;  // of them, for streamed weights
 };
 
 class PeriodController {
@@ -56,6 +57,9 @@ class PeriodController {
   void RecordDraft(int32_t rows, double seconds);
   // Of a draft that is worth its row of the full pass.
   double LeastProbability() const;
+  // Whether alternatives to a chain's tokens are worth being found and verified: a full pass waits for something that
+  // more rows do not wait for, and chains end early.
+  bool AlternativesPay() const;
   void RecordVerify(const CycleOutcome& outcome, std::span<const JudgedDraft> judged);
 
   // Drafts that cost no pass (kLookup, kRepair) instead of the cycle's own: so many of `found` are worth their rows of
@@ -74,6 +78,10 @@ class PeriodController {
   // Every so many cycles one plain full pass, to know what drafts must beat: 1% of the time at a gain of 1.6.
   static constexpr int kRefreshCycles = 64;
   static constexpr int kFirstDrafts = 3;  // of the first cycle that drafts
+  // Passes that wait for so much of their time have room for rows, and chains end early below this acceptance. Measured
+  // (docs/drafting.md): with three quarters of waiting alternatives won 10 to 37%, but nothing once six tokens of seven
+  // stood; with a third they lost some percent.
+  static constexpr double kMuchWaiting = 0.7, kEarlyEnd = 0.8;
   // Cycles that draft before drafts can be given up: one that fails says little.
   static constexpr int kTrials = 6;
 
@@ -111,6 +119,7 @@ class PeriodController {
   Mean cycle_seconds_, cycle_tokens_;
   Mean draft_seconds_, draft_row_seconds_;  // of a pass of one row, and of each more
   Mean full_seconds_, row_seconds_;         // the same of full passes
+  Mean wait_share_;                         // of full passes: of their time, for streamed weights
   Mean acceptance_;                         // of some draft after a token that stood
   std::array<Free, kDraftSources> free_;
   std::array<Record, kDraftSources> records_;

@@ -169,5 +169,26 @@ TEST(PeriodTest, TextsTogetherHaveAPlainPassForATokenEach) {
   EXPECT_EQ(period.NodesToLookBeyond(bad), 0);
 }
 
+TEST(PeriodControllerTest, AlternativesPayWherePassesWaitAndDraftsFail) {
+  for (const auto& [wait_seconds, waits] : {std::pair{0.09, true}, std::pair{0.04, false}}) {
+    PeriodController period({true, 16});
+    EXPECT_FALSE(period.AlternativesPay());  // nothing is known
+    const auto cycle = [&, wait = wait_seconds](int32_t accepted) {
+      period.BeginCycle();
+      period.RecordDraft(1, 0.01);
+      period.RecordVerify({.rows = 9,
+                           .accepted = accepted,
+                           .ended_by_a_draft = accepted < 8 ? 1 : 0,
+                           .seconds = 0.1,
+                           .wait_seconds = wait},
+                          {});
+    };
+    cycle(2);
+    EXPECT_EQ(period.AlternativesPay(), waits);
+    for (int i = 0; i < 8; ++i) cycle(8);  // where nearly all drafts stand there is nothing to win
+    EXPECT_FALSE(period.AlternativesPay());
+  }
+}
+
 }  // namespace
 }  // namespace dogstar

@@ -184,6 +184,17 @@ class KernelBench {
   std::vector<uint16_t> groups_;
 };
 
+// Bytes read and written by copies within a device.
+absl::StatusOr<double> CopyRate(uint64_t bytes, double seconds, Backend* device) {
+  const auto rows = std::max<int32_t>(1, static_cast<int32_t>(bytes / 8 / kCols / sizeof(float)));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Tensor> from, device->NewTensor(rows, kCols));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Tensor> to, device->NewTensor(rows, kCols));
+  return BestRate(2 * sizeof(float) * static_cast<uint64_t>(rows) * kCols, seconds, [&] {
+    device->CopyRows(*from, 0, rows, 0, to.get());
+    device->Wait(device->Now());
+  });
+}
+
 // Staged copies in pieces, two under way at a time as in a pass (memory/staged_ranges.h).
 absl::StatusOr<double> LinkRate(std::span<const std::byte> host, double seconds, Backend* device) {
   constexpr uint64_t kPiece = kMiB;
@@ -268,6 +279,7 @@ absl::StatusOr<DeviceRates> ProbeDevice(const KernelProbe& probe, Backend* devic
   RETURN_IF_ERROR(Step(progress, "link", 0, kSteps));
   ASSIGN_OR_RETURN(const std::unique_ptr<HostMemory> host, device->NewHostMemory(probe.bytes));
   std::memset(host->span().data(), kFill, host->span().size());
+  ASSIGN_OR_RETURN(rates.memory_bytes_per_second, CopyRate(probe.bytes, probe.seconds, device));
   ASSIGN_OR_RETURN(rates.link_bytes_per_second, LinkRate(host->span(), probe.seconds, device));
   // Freed with the device.
   ASSIGN_OR_RETURN(std::byte* const memory, device->AllocateMemory(probe.bytes));

@@ -269,11 +269,15 @@ int ThreadsOf(const Config& config) {
   return config.threads > 0 ? config.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+bool AdaptsDrafts(const Config& config, RunMode mode) {
+  return config.corrector.adaptive.value_or(mode == RunMode::kStrict);
+}
+
 int32_t DraftsOfCycle(const Config& config) {
   constexpr int32_t kBestNodes = 32;
   const int32_t chain = config.corrector.period - 1;
   const int32_t asked = config.draft.nodes;
-  switch (config.draft.tree) {
+  switch (config.draft.tree.value_or(TreeShape::kChain)) {
     case TreeShape::kChain:
       return asked > 0 ? std::min(asked, chain) : chain;
     case TreeShape::kBeam:
@@ -308,8 +312,10 @@ CycleRows RowsOfCycles(const Config& config, RunMode mode, const ModelConfig& mo
 }
 
 int32_t TreeSlots(const Config& config, RunMode mode) {
-  if (!JudgesDrafts(mode) || config.draft.tree == TreeShape::kChain) return 0;
-  return std::max(DraftsOfCycle(config), config.draft.width * (config.corrector.period - 1));
+  const bool may_branch = config.draft.tree ? *config.draft.tree != TreeShape::kChain : AdaptsDrafts(config, mode);
+  if (!JudgesDrafts(mode) || !may_branch) return 0;
+  const int32_t width = config.draft.tree ? config.draft.width : 1;
+  return std::max(DraftsOfCycle(config), width * (config.corrector.period - 1));
 }
 
 int32_t KvSlots(const Config& config, RunMode mode, int32_t context_slots, int32_t texts) {

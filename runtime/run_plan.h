@@ -30,6 +30,8 @@ bool JudgesDrafts(RunMode mode);
 // True for modes that draft, which needs the packed form.
 bool NeedsPacked(RunMode mode);
 int ThreadsOf(const Config& config);
+// Drafts follow measured times and acceptance.
+bool AdaptsDrafts(const Config& config, RunMode mode);
 // Drafts of a text that a full pass looks at, at most, as the settings have it.
 int32_t DraftsOfCycle(const Config& config);
 // Slots of the KV cache for nodes of a text's tree beside those of its context.

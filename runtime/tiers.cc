@@ -64,9 +64,11 @@ std::string FormatKernels(const std::vector<KernelRate>& kernels) {
 }
 
 std::string FormatDevice(const DeviceRates& device) {
-  return fmt::format("{{\"name\": {}, \"is\": {}, \"link_bytes_per_second\": {:.4g},\n   \"kernels\": [{}]}}",
-                     Quoted(device.name), Quoted(device.description), device.link_bytes_per_second,
-                     FormatKernels(device.kernels));
+  return fmt::format(
+      "{{\"name\": {}, \"is\": {}, \"memory_bytes_per_second\": {:.4g}, \"link_bytes_per_second\": {:.4g},\n   "
+      "\"kernels\": [{}]}}",
+      Quoted(device.name), Quoted(device.description), device.memory_bytes_per_second, device.link_bytes_per_second,
+      FormatKernels(device.kernels));
 }
 
 // One value of a map with a check; errors name the place in the file.
@@ -170,6 +172,7 @@ absl::StatusOr<DeviceRates> ParseDeviceRates(const Fields& fields) {
   DeviceRates device;
   ASSIGN_OR_RETURN(device.name, fields.Text("name"));
   ASSIGN_OR_RETURN(device.description, fields.Text("is"));
+  ASSIGN_OR_RETURN(device.memory_bytes_per_second, fields.Number("memory_bytes_per_second", 1, kMostBytes));
   ASSIGN_OR_RETURN(device.link_bytes_per_second, fields.Number("link_bytes_per_second", 1, kMostBytes));
   RETURN_IF_ERROR(ParseKernels(fields, &device.kernels));
   return device;

@@ -3,8 +3,8 @@
 //
 //   {"version": 1, "machine": "...", "threads": 2, "memory_bytes_per_second": 4.0e10,
 //    "kernels": [{"type": "Q4_0", "form": "panels", "rows": 1, "bytes_per_second": 3.6e10}, ...],
-//    "devices": [{"name": "cuda:0", "is": "...", "link_bytes_per_second": 2.4e10, "kernels": [...]}, ...],
-//    "disks": [{"device": "254:0", "path": "...", "reader": "...", "bytes_per_second": 2.1e9,
+//    "devices": [{"name": "cuda:0", "is": "...", "memory_bytes_per_second": 9.0e11, "link_bytes_per_second": 2.4e10,
+//    "kernels": [...]}, ...], "disks": [{"device": "254:0", "path": "...", "reader": "...", "bytes_per_second": 2.1e9,
 //               "in_flight_bytes": 16777216,
 //               "reads": [{"bytes": 65536, "depth": 1, "bytes_per_second": 1.2e8}, ...]}, ...]}
 #pragma once

@@ -17,7 +17,7 @@ MachineRates Example() {
   rates.disks.push_back(
       {"254:0", "/a \\ b.gguf", "io_uring", {{65536, 8, 1e9}, {1048576, 16, 2e9}}, 2.1e9, 1 << 24, 0.25});
   rates.disks.push_back({"8:1", "/c", "pread", {}, 5e8, 0});  // shared: not known
-  rates.devices.push_back({"cuda:0", "a \"GPU\"", 2.4e10, {{QuantType::kQ6_K, WeightForm::kPages, 4, 8e11}}});
+  rates.devices.push_back({"cuda:0", "a \"GPU\"", 9e11, 2.4e10, {{QuantType::kQ6_K, WeightForm::kPages, 4, 8e11}}});
   return rates;
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What only a GPU can show, on a machine that has one and no network: GPU tests, then a synthetic model on the GPU beside
-# the CPU, with times. Prints one table.
+# What only a GPU can show, on a machine that has one and no network: GPU tests, rates of its kernels and its link, then a
+# synthetic model on the GPU beside the CPU, with times. Prints one table of each.
 #
 #   scripts/gpu_check.sh [FOLDER]    FOLDER: of scripts/gpu_pack.sh (default: build/cuda)
 #
@@ -22,30 +22,41 @@ echo "== tests"
 "$folder/cuda_test" --gtest_brief=1
 "$folder/paths_test" --gtest_brief=1 --gtest_filter='*GpuTest*'
 
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    echo "== compute-sanitizer, $tool"
+    compute-sanitizer --tool "$tool" --error-exitcode 3 "$folder/paths_test" --gtest_brief=1 \
+      --gtest_filter='*GpuTest.Cuda*/Q4_0:*GpuTest.Cuda*/Q4_K:*GpuTest.Cuda*/F16' | tail -3
+  done
+fi
+echo "== rates"
+"$dogstar" probe --vram 2GiB -o "$work/tiers.json"
+
 number() { python3 -c 'import json,sys; print(json.loads(sys.stdin.read())[sys.argv[1]])' "$2" <"$1"; }
 run() { "$dogstar" run "$work/$1.dog.gguf" -p "A synthetic model says nothing" -n "$tokens" --json "${@:3}" >"$2"; }
 
 failed=0
 echo "== runs of a synthetic $shape, $tokens tokens"
-printf '| type | run | tokens/s | over the link, MiB | text |\n|---|---|---|---|---|\n'
+printf '| type | run | tokens/s | over the link, MiB | by the processor, MiB | text |\n|---|---|---|---|---|---|\n'
 for type in Q4_0 Q4_K Q8_0; do
   "$dogstar" synth --shape "$shape" --type "$type" --packed -o "$work/$type.dog.gguf" >"$work/synth.log"
   bytes=$(stat -c %s "$work/$type.dog.gguf")
   run "$type" "$work/cpu.json" --mode dense
   for share in 1.6 0.6; do
-    vram=$(python3 -c "print(int($bytes * $share / 2**20) + 256)")MiB
-    for mode in dense strict; do
-      run "$type" "$work/gpu.json" --mode "$mode" --vram "$vram"
+    vram=$(python3 -c "print(int($bytes * $share / 2**20) + 768)")MiB
+    for settings in dense:0 dense:-1 strict:-1; do  # mode:hybrid
+      mode=${settings%:*}
+      run "$type" "$work/gpu.json" --mode "$mode" --vram "$vram" --set "hybrid=${settings#*:}"
       text=same
       if [[ $(number "$work/cpu.json" tokens) != $(number "$work/gpu.json" tokens) ]]; then
         text=WRONG
         failed=1
       fi
-      printf '| %s | %s, --vram %s | %.1f | %.0f | %s |\n' "$type" "$mode" "$vram" \
-        "$(number "$work/gpu.json" decode_tok_s)" \
-        "$(python3 -c "print($(number "$work/gpu.json" h2d_bytes) / 2**20)")" "$text"
+      mib() { python3 -c "print($(number "$work/gpu.json" "$1") / 2**20)"; }
+      printf '| %s | %s, hybrid %s, --vram %s | %.1f | %.0f | %.0f | %s |\n' "$type" "$mode" "${settings#*:}" "$vram" \
+        "$(number "$work/gpu.json" decode_tok_s)" "$(mib h2d_bytes)" "$(mib processor_bytes)" "$text"
     done
   done
-  printf '| %s | CPU, dense | %.1f | 0 | |\n' "$type" "$(number "$work/cpu.json" decode_tok_s)"
+  printf '| %s | CPU, dense | %.1f | 0 | | |\n' "$type" "$(number "$work/cpu.json" decode_tok_s)"
 done
 exit $failed

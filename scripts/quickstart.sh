@@ -24,6 +24,9 @@ if ! cmake --preset release -DDOGSTAR_CUDA=$cuda >"$configure_log" 2>&1; then
   cat "$configure_log" >&2
   exit 1
 fi
+if [[ $cuda == AUTO ]] && ! grep -q "Dogstar: CUDA ON" "$configure_log"; then
+  echo "there is a GPU but no nvcc: the build is for the CPU alone. With CUDA Toolkit 12 or 13 on PATH, run this again."
+fi
 cmake --build --preset release --target dogstar
 
 step "3/4 a model (SmolLM2-135M-Instruct, 94 MiB)"

@@ -55,15 +55,18 @@ void PrintKernels(std::span<const KernelRate> kernels) {
       const double seconds = KernelSeconds(kernels, panels.type, form, panels.rows, 1);
       return seconds > 0 ? fmt::format("{:.1f}", 1e-9 / seconds) : "-";
     };
-    fmt::print("  {:6} {:5} {:>9} {:>9} {:>9}\n", TraitsOf(panels.type).name, panels.rows,
-               rate(WeightForm::kPanels), rate(WeightForm::kPlain), rate(WeightForm::kPages));
+    fmt::print("  {:6} {:5} {:>9} {:>9} {:>9}\n", TraitsOf(panels.type).name, panels.rows, rate(WeightForm::kPanels),
+               rate(WeightForm::kPlain), rate(WeightForm::kPages));
   }
 }
 
 void PrintDevice(const DeviceRates& device) {
-  fmt::print("\ndevice {}: {}\nlink from page-locked memory: {:.1f} GB/s\n", device.name, device.description,
-             device.link_bytes_per_second / 1e9);
+  fmt::print("\ndevice {}: {}\nits memory, by copies: {:.1f} GB/s; link from page-locked memory: {:.1f} GB/s\n",
+             device.name, device.description, device.memory_bytes_per_second / 1e9, device.link_bytes_per_second / 1e9);
   PrintKernels(device.kernels);
+  double best = 0;
+  for (const KernelRate& rate : device.kernels) best = std::max(best, rate.bytes_per_second);
+  fmt::print("  the best of them reads at {:.2f} of what copies move\n", best / device.memory_bytes_per_second);
 }
 
 // The device that a run would use, or the first GPU.
