@@ -92,7 +92,8 @@ class DownLayer {
     terms_.assign(blocks * x_rows * 8, 1);
     outliers_.assign(blocks * x_rows, 0);
     outlier_runs_.assign(blocks * ((x_rows + 7) / 8), 0);
-    y_ = *AlignedBuffer::Create(sizeof(float) * static_cast<size_t>(x_rows) * shape.dim);
+    const size_t outputs = static_cast<size_t>(x_rows) * shape.dim;
+    y_ = *AlignedBuffer::Create(2 * sizeof(float) * outputs);
     task_.down_type = type;
     task_.down_minimum = layout_.has_down_minimum();
     task_.int8_down = true;
@@ -102,7 +103,8 @@ class DownLayer {
     task_.down_scales = scales_.data();
     task_.rows = x_rows;
     task_.z = {x_rows, nullptr, codes_.data(), zscales_.data(), terms_.data(), outliers_.data(), outlier_runs_.data()};
-    task_.y = reinterpret_cast<float*>(y_.data());
+    task_.sum = reinterpret_cast<float*>(y_.data());
+    task_.y = task_.sum + outputs;
     for (const AlignedBuffer& copy : pages_) AddBlocks(copy);
   }
 

@@ -72,6 +72,8 @@ function(dogstar_folder_tests name tests)
   add_executable(${name}_test ${tests})
   target_link_libraries(${name}_test PRIVATE ${ARGN} GTest::gmock_main)
   target_compile_definitions(${name}_test PRIVATE DOGSTAR_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  # What tests call is optimised; of themselves -O3 takes g++ half as long again.
+  target_compile_options(${name}_test PRIVATE $<$<CONFIG:Release>:-O1>)
   dogstar_compile_settings(${name}_test)
   add_test(NAME ${name} COMMAND ${name}_test)
   set_tests_properties(${name} PROPERTIES TIMEOUT 600)

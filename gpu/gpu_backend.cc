@@ -68,6 +68,7 @@ class GpuBackend : public Backend {
   }
   absl::Status ReserveStaging(uint64_t bytes) override {
     ASSIGN_OR_RETURN(staging_, NewMemory(bytes));
+    runtime_->Wait(runtime_->Record());  // cleared before the first staged copy, which other work does not wait for
     places_ = StagingRing(bytes);
     return absl::OkStatus();
   }

@@ -253,13 +253,12 @@ absl::StatusOr<HostFfn::Groups> Forward::StartHostFfn(LayerIndex layer, int32_t 
   return groups;
 }
 
-absl::Status Forward::AddHostSums(const HostFfn::Groups& groups) {
+void Forward::AddHostSums(const HostFfn::Groups& groups) {
   host_ffn_->Wait();
   for (int32_t i = 0; i < groups.end - groups.begin; ++i) {
     backend_->Upload(host_ffn_->Sum(i), 0, host_sum_.get());
     backend_->FfnAccumulateSum(*host_sum_, ffn_job_.get());
   }
-  return absl::OkStatus();
 }
 
 // Pages in host memory: over the link, but for those that the processor computes.
@@ -270,7 +269,7 @@ absl::Status Forward::HostPages(LayerIndex layer, const FfnPart& part, const Hos
   RETURN_IF_ERROR(LinkPages(layer, part, first, on_host.begin * together));
   {
     const TraceScope scope = Compute("sums of the processor", layer);
-    RETURN_IF_ERROR(AddHostSums(on_host));
+    AddHostSums(on_host);
   }
   return LinkPages(layer, part, on_host.end * together, end);
 }

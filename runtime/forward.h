@@ -127,7 +127,7 @@ class Forward {
   absl::Status Ffn(LayerIndex layer, const Batch& batch, PassObserver* observer);
   absl::Status CutPages(LayerIndex layer, const FfnPart& part);
   absl::StatusOr<HostFfn::Groups> StartHostFfn(LayerIndex layer, int32_t rows, bool captures);
-  absl::Status AddHostSums(const HostFfn::Groups& groups);
+  void AddHostSums(const HostFfn::Groups& groups);
   absl::Status HostPages(LayerIndex layer, const FfnPart& part, const HostFfn::Groups& on_host);
   absl::Status LinkPages(LayerIndex layer, const FfnPart& part, int32_t begin, int32_t end);
   absl::Status PackedFfn(LayerIndex layer, const Batch& batch, PassObserver* observer);

@@ -42,7 +42,7 @@ class HostFfn {
   static absl::StatusOr<std::unique_ptr<HostFfn>> Create(const ModelFile& model, const Weights* weights,
                                                          const Options& options);
 
-  // Measures the processor on the pages and the link of `device` beside each other's absence; some milliseconds each.
+  // Measures the processor on the pages, then the link of `device`; some milliseconds each.
   // REQUIRES: nothing is staged.
   absl::StatusOr<HybridRates> Measure(Backend* device);
   void SetSplit(const HybridSplit& split) { split_ = split; }

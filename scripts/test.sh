@@ -121,7 +121,7 @@ run_format() {
   count "clang-format" "$code"
 }
 
-unit_folders=(base io device cpu model memory predictors runtime)
+unit_folders=(base io device cpu gpu model memory predictors runtime)
 threaded_folders=(base io memory)
 
 run_asan() {
