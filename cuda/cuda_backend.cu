@@ -26,9 +26,8 @@ absl::StatusOr<std::vector<CudaDevice>> ListCudaDevices() {
   for (int index = 0; index < count; ++index) {
     cudaDeviceProp properties;
     RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, index), "read the properties of a CUDA device"));
-    const std::optional<DriverMemory> memory = ReadDriverMemory(index);
-    const uint64_t total = properties.totalGlobalMem;
-    devices.push_back({index, properties.name, total, memory ? total - std::min(total, memory->used_bytes) : total});
+    const uint64_t total = properties.totalGlobalMem, used = UsedDeviceBytes(index).value_or(0);
+    devices.push_back({index, properties.name, total, total - std::min(total, used)});
   }
   return devices;
 }
@@ -40,13 +39,13 @@ namespace {
 absl::StatusOr<uint64_t> MakeContext(int device) {
   // Code of kernels is part of a context: all of it now, or the budget would be exceeded later.
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);
-  const std::optional<DriverMemory> before = ReadDriverMemory(device);
+  const std::optional<uint64_t> before = UsedDeviceBytes(device);
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device), "choose a CUDA device"));
   RETURN_IF_ERROR(CudaStatus(cudaFree(nullptr), "make a context on a CUDA device"));
   size_t free_bytes = 0, total_bytes = 0;
   RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free_bytes, &total_bytes), "read the free memory of a CUDA device"));
-  const std::optional<DriverMemory> after = before ? ReadDriverMemory(device) : std::nullopt;
-  if (after) return after->used_bytes - std::min(after->used_bytes, before->used_bytes);
+  const std::optional<uint64_t> after = before ? UsedDeviceBytes(device) : std::nullopt;
+  if (after) return *after - std::min(*after, *before);
   return total_bytes - free_bytes;
 }
 

@@ -114,8 +114,6 @@ class CudaRuntime : public gpu::Runtime {
     void* memory = nullptr;
     RETURN_IF_ERROR(
         CudaStatus(cudaMalloc(&memory, bytes), absl::StrCat("allocate ", FormatSize(bytes), " of GPU memory")));
-    RETURN_IF_ERROR(CudaStatus(cudaMemsetAsync(memory, 0, bytes, kernels_.get()), "clear GPU memory"));
-    RETURN_IF_ERROR(kernels_.Wait());  // copies of the other stream may follow at once
     return static_cast<std::byte*>(memory);
   }
   void Free(std::byte* memory) override {

@@ -35,13 +35,13 @@ class Nvml {
   Nvml(const Nvml&) = delete;
   Nvml& operator=(const Nvml&) = delete;
 
-  std::optional<DriverMemory> MemoryOf(const char* bus_id) const {
+  std::optional<uint64_t> UsedBytes(const char* bus_id) const {
     NvmlDevice device = nullptr;
     NvmlMemory memory{};
     if (!ready_ || by_bus_(bus_id, &device) != kNvmlSuccess || memory_(device, &memory) != kNvmlSuccess) {
       return std::nullopt;
     }
-    return DriverMemory{memory.total, memory.used};
+    return memory.used;
   }
 
  private:
@@ -59,13 +59,13 @@ class Nvml {
 
 }  // namespace
 
-std::optional<DriverMemory> ReadDriverMemory(int device) {
+std::optional<uint64_t> UsedDeviceBytes(int device) {
   char bus_id[32] = {};
   if (cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, device) != cudaSuccess) {
     cudaGetLastError();
     return std::nullopt;
   }
-  return Nvml().MemoryOf(bus_id);
+  return Nvml().UsedBytes(bus_id);
 }
 
 }  // namespace dogstar

@@ -7,11 +7,8 @@
 
 namespace dogstar {
 
-struct DriverMemory {
-  uint64_t total_bytes = 0, used_bytes = 0;  // by all processes
-};
-
-// Of the CUDA device with this number; none: the driver has no NVML, or does not know the device.
-std::optional<DriverMemory> ReadDriverMemory(int device);
+// Bytes in use on the CUDA device with this number, by all processes; none: the driver has no NVML, or does not know
+// the device.
+std::optional<uint64_t> UsedDeviceBytes(int device);
 
 }  // namespace dogstar

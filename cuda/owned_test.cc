@@ -55,15 +55,15 @@ TEST(CudaBackendTest, SaysWhatIsMissing) {
 TEST(CudaBackendTest, ABudgetIsHonouredToTheMegabyte) {
   SKIP_WITHOUT_GPU();
   constexpr uint64_t kBudget = uint64_t{2} << 30, kMiB = 1 << 20;
-  const auto before = ReadDriverMemory(0);
+  const auto before = UsedDeviceBytes(0);
   if (!before) GTEST_SKIP() << "the driver does not say what is used";
   const auto backend = NewCudaBackend({.device = 0, .memory_bytes = kBudget});
   ASSERT_TRUE(backend.ok()) << backend.status();
   while ((*backend)->NewTensor(1024, 1024).ok()) {
   }
-  const auto after = ReadDriverMemory(0);
-  EXPECT_LE(after->used_bytes - before->used_bytes, kBudget + 2 * kMiB);  // the driver's pieces have 2 MiB
-  EXPECT_GE(after->used_bytes - before->used_bytes, kBudget - 8 * kMiB);
+  const auto after = UsedDeviceBytes(0);
+  EXPECT_LE(*after - *before, kBudget + 2 * kMiB);  // the driver's pieces have 2 MiB
+  EXPECT_GE(*after - *before, kBudget - 8 * kMiB);
 }
 
 TEST(BufferTest, EmptyBufferNeedsNoDevice) {

@@ -120,15 +120,31 @@ DOGSTAR_HD int32_t OutlierWithin(int32_t outlier, int first, int count) {
   return quad >= first && quad < first + count ? outlier : 0;
 }
 
+// The exact sum of columns from the products of their codes; code_sum: of the int8 codes of x; outlier: 0 where the
+// columns have none.
+template <typename Format>
+DOGSTAR_HD int32_t ExactSum(int32_t products, int32_t code_sum, int32_t outlier, const std::byte* codes, int lane) {
+  const int32_t sum = products - Format::kOffset * code_sum;
+  if (outlier == 0) return sum;
+  return sum + ValueAt<Format>(codes, outlier & (kBlockColumns - 1), lane) * (outlier >> 5);
+}
+
+// acc with a scale group's exact sum; d: of x; code_sum: of the group's codes of x, an outlier's included.
+template <typename Format>
+DOGSTAR_HD float AddGroup(const GroupScale& scale, float d, int32_t sum, int32_t code_sum, float acc) {
+  acc = Fma(scale.d * d, static_cast<float>(sum), acc);
+  if constexpr (Format::kMinimum) acc = Fma(scale.m, d * static_cast<float>(code_sum), acc);
+  return acc;
+}
+
 // The exact sum of quads [first, first + count) of a block, `quads` its codes; code_sum: of their int8 codes of x.
 template <typename Format>
 DOGSTAR_HD int32_t QuadSum(const uint32_t* quads, const ActivationView& x, int64_t row, int64_t block, int first,
                            int count, int32_t code_sum, const std::byte* codes, int lane) {
-  int32_t sum = -Format::kOffset * code_sum;
+  int32_t sum = 0;
   for (int k = first; k < first + count; ++k) sum = Dot4(quads[k], CodesAt(x, row, block * kBlockColumns + 4 * k), sum);
   const int32_t outlier = OutlierWithin(x.outliers[row * x.blocks() + block], first, count);
-  if (outlier != 0) sum += ValueAt<Format>(codes, outlier & (kBlockColumns - 1), lane) * (outlier >> 5);
-  return sum;
+  return ExactSum<Format>(sum, code_sum, outlier, codes, lane);
 }
 
 // Sum of the int8 codes of x of a block's group, whose first half is `half`.

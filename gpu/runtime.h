@@ -76,7 +76,7 @@ class Runtime {
   virtual ~Runtime() = default;
   virtual std::string Describe() const = 0;
 
-  // Zeroed; at least 256-aligned. ResourceExhausted names the bytes.
+  // At least 256-aligned, not initialised. ResourceExhausted names the bytes.
   virtual absl::StatusOr<std::byte*> Allocate(uint64_t bytes) = 0;
   virtual void Free(std::byte* memory) = 0;
   virtual absl::StatusOr<std::unique_ptr<HostMemory>> NewHostMemory(uint64_t bytes) = 0;

@@ -168,14 +168,6 @@ struct TiledPlace {
   }
 };
 
-// The exact sum of one output, from the products of codes.
-template <typename Format>
-DOGSTAR_HD int32_t ExactSum(int32_t products, int32_t code_sum, int32_t outlier, const std::byte* block, int lane) {
-  const int32_t sum = products - Format::kOffset * code_sum;
-  if (outlier == 0) return sum;
-  return sum + ValueAt<Format>(block, outlier & (kBlockColumns - 1), lane) * (outlier >> 5);
-}
-
 // ProductKernel of many activation rows.
 template <QuantType kType>
 struct TiledProductKernel {
@@ -239,10 +231,7 @@ struct TiledProductKernel {
         const int32_t sum = ExactSum<Format>(products[i], code_sum, outlier, codes, at.Lane(i));
         const GroupScale& scale = of_lanes[group][i / 2];
         const float d = task.x.scales[of_x];
-        acc[i] = Fma(scale.d * d, static_cast<float>(sum), acc[i]);
-        if constexpr (Format::kMinimum) {
-          acc[i] = Fma(scale.m, d * static_cast<float>(code_sum + (outlier >> 5)), acc[i]);
-        }
+        acc[i] = AddGroup<Format>(scale, d, sum, code_sum + (outlier >> 5), acc[i]);
       }
     }
   }
@@ -322,11 +311,7 @@ struct TiledDownKernel {
           const int32_t sum = ExactSum<Format>(products[i], code_sums[i], outlier, codes, place.at.Lane(i));
           const GroupScale& scale = of_lanes[i / 2];
           const float d = task.z.scales[of_z];
-          sums->partial[output] = Fma(d * scale.d, static_cast<float>(sum), sums->partial[output]);
-          if constexpr (Format::kMinimum) {
-            const auto code_sum = static_cast<float>(code_sums[i] + (outlier >> 5));
-            sums->partial[output] = Fma(scale.m, d * code_sum, sums->partial[output]);
-          }
+          sums->partial[output] = AddGroup<Format>(scale, d, sum, code_sums[i] + (outlier >> 5), sums->partial[output]);
         }
       }
     }

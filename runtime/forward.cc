@@ -16,6 +16,15 @@ int32_t PackedCols(const ModelFile& model) {
   return cols;
 }
 
+// Neighbouring pages from `first` on, one after the other at `data`.
+void SetPages(const PackedLayer& layer, int32_t first, int32_t count, DeviceAddress data,
+              std::vector<FfnPageRef>* pages) {
+  pages->clear();
+  for (int32_t i = 0; i < count; ++i) {
+    pages->push_back(PageRefOf(layer, first + i, data + static_cast<uint64_t>(i) * layer.layout.page_bytes));
+  }
+}
+
 }  // namespace
 
 Forward::Forward(const ModelFile* model, const Weights* weights, Backend* backend, Pager* pager, KvStore* kv,
@@ -281,10 +290,7 @@ absl::Status Forward::LinkPages(LayerIndex layer, const FfnPart& part, int32_t b
     const int32_t count = std::min(part.host_run_pages, end - first);
     ASSIGN_OR_RETURN(const DeviceAddress data,
                      staged_.NextOf({part.HostPage(first), static_cast<uint64_t>(count) * page_bytes}));
-    pages.clear();
-    for (int32_t i = 0; i < count; ++i) {
-      pages.push_back(PageRefOf(*part.layer, first + i, data + static_cast<uint64_t>(i) * page_bytes));
-    }
+    SetPages(*part.layer, first, count, data, &pages);
     const TraceScope scope = Compute("pages of host memory", layer);
     RETURN_IF_ERROR(staged_.Used(backend_->FfnAccumulatePages(pages, ffn_job_.get())));
   }
@@ -313,10 +319,8 @@ absl::Status Forward::PackedFfn(LayerIndex layer, const Batch& batch, PassObserv
   std::vector<FfnPageRef> pages;
   for (int32_t count : part.streamed_runs) {
     ASSIGN_OR_RETURN(const DeviceAddress data, staged_.Next());
-    pages.clear();
-    for (int32_t i = 0; i < count; ++i, ++page) {
-      pages.push_back(PageRefOf(*part.layer, page, data + static_cast<uint64_t>(i) * part.layer->layout.page_bytes));
-    }
+    SetPages(*part.layer, page, count, data, &pages);
+    page += count;
     const TraceScope scope = Compute("streamed pages", layer);
     const Ticket done = backend_->FfnAccumulatePages(pages, ffn_job_.get());
     if (observer != nullptr) {

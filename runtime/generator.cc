@@ -207,7 +207,7 @@ absl::Status Generator::EndPrompt(Text* text, int32_t logits_row) {
     text->result().prompt_seconds += Now() - start;
   }
   text->root = sampler_.Choose(logits_, {text->tokens, {}}, kSequenceKey, text->PositionAfter(0));
-  return Emit(text, text->root, logits_row);
+  return Emit(text, text->root, -1);  // logits_ has them
 }
 
 absl::Status Generator::BeginDrafts(Session* session) {

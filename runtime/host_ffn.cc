@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "cpu/cpu_backend.h"
+#include "runtime/probe.h"
 
 namespace dogstar {
 namespace {
@@ -145,22 +146,10 @@ absl::StatusOr<HybridRates> HostFfn::Measure(Backend* device) {
   rates.rows_seconds = options_.rows > 1 ? SecondsOf(most, options_.rows) : rates.one_row_seconds;
   computed_bytes_ = 0;
   const FfnPart& part = weights_->ffn(most);
-  const uint64_t run = part.host_run_bytes();
-  for (int i = 0; i < kMeasuredTimes; ++i) {
-    uint64_t copied = 0;
-    const double start = Now();
-    for (uint64_t at = 0; at < part.host_pages.size() && copied < kMeasuredBytes; at += run) {
-      const auto bytes = part.host_pages.subspan(at, std::min<uint64_t>(run, part.host_pages.size() - at));
-      RETURN_IF_ERROR(device->Stage(bytes).status());
-      const Ticket staged = device->Now();
-      device->Unstage(staged);
-      device->Wait(staged);
-      copied += bytes.size();
-    }
-    if (copied == 0) break;
-    const double seconds = (Now() - start) / static_cast<double>(copied);
-    if (i == 0 || seconds < rates.link_seconds) rates.link_seconds = seconds;
-  }
+  const auto some = part.host_pages.first(std::min<uint64_t>(part.host_pages.size(), kMeasuredBytes));
+  const uint64_t piece = std::min<uint64_t>(part.host_run_bytes(), some.size());
+  ASSIGN_OR_RETURN(const double link, StagedCopyRate(some, piece, 0, device));
+  rates.link_seconds = 1 / link;
   return rates;
 }
 

@@ -195,26 +195,6 @@ absl::StatusOr<double> CopyRate(uint64_t bytes, double seconds, Backend* device)
   });
 }
 
-// Staged copies in pieces, two under way at a time as in a pass (memory/staged_ranges.h).
-absl::StatusOr<double> LinkRate(std::span<const std::byte> host, double seconds, Backend* device) {
-  constexpr uint64_t kPiece = kMiB;
-  RETURN_IF_ERROR(device->ReserveStaging(2 * kPiece));
-  absl::Status status;
-  const double rate = BestRate(host.size() / kPiece * kPiece, seconds, [&] {
-    Ticket before;
-    for (uint64_t at = 0; at + kPiece <= host.size() && status.ok(); at += kPiece) {
-      status = device->Stage(host.subspan(at, kPiece)).status();
-      const Ticket staged = device->Now();
-      device->Unstage(staged);
-      if (at > 0) device->Wait(before);
-      before = staged;
-    }
-    device->Wait(before);
-  });
-  RETURN_IF_ERROR(status);
-  return rate;
-}
-
 // Products of one row with a matrix from memory, piece by piece: what runs while a pass waits for the disk.
 class Computing {
  public:
@@ -273,6 +253,24 @@ absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progres
   return absl::OkStatus();
 }
 
+absl::StatusOr<double> StagedCopyRate(std::span<const std::byte> host, uint64_t piece, double seconds,
+                                      Backend* device) {
+  absl::Status status;
+  const double rate = BestRate(host.size() / piece * piece, seconds, [&] {
+    Ticket before;
+    for (uint64_t at = 0; at + piece <= host.size() && status.ok(); at += piece) {
+      status = device->Stage(host.subspan(at, piece)).status();
+      const Ticket staged = device->Now();
+      device->Unstage(staged);
+      if (at > 0) device->Wait(before);
+      before = staged;
+    }
+    device->Wait(before);
+  });
+  RETURN_IF_ERROR(status);
+  return rate;
+}
+
 absl::StatusOr<DeviceRates> ProbeDevice(const KernelProbe& probe, Backend* device, const ProbeProgress& progress) {
   DeviceRates rates;
   rates.description = device->Describe();
@@ -280,7 +278,8 @@ absl::StatusOr<DeviceRates> ProbeDevice(const KernelProbe& probe, Backend* devic
   ASSIGN_OR_RETURN(const std::unique_ptr<HostMemory> host, device->NewHostMemory(probe.bytes));
   std::memset(host->span().data(), kFill, host->span().size());
   ASSIGN_OR_RETURN(rates.memory_bytes_per_second, CopyRate(probe.bytes, probe.seconds, device));
-  ASSIGN_OR_RETURN(rates.link_bytes_per_second, LinkRate(host->span(), probe.seconds, device));
+  RETURN_IF_ERROR(device->ReserveStaging(2 * kMiB));
+  ASSIGN_OR_RETURN(rates.link_bytes_per_second, StagedCopyRate(host->span(), kMiB, probe.seconds, device));
   // Freed with the device.
   ASSIGN_OR_RETURN(std::byte* const memory, device->AllocateMemory(probe.bytes));
   RETURN_IF_ERROR(device->WriteMemory(host->span(), memory));

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -31,6 +32,11 @@ absl::Status ProbeKernels(const KernelProbe& probe, const ProbeProgress& progres
 // A device with memory of its own: its kernels on weights there (bytes: at most half of what it may take), and its
 // link. REQUIRES: `device` does not share host memory; nothing is on it. All but the name.
 absl::StatusOr<DeviceRates> ProbeDevice(const KernelProbe& probe, Backend* device, const ProbeProgress& progress);
+
+// Bytes per second of staged copies of `host` in pieces of so many bytes, two under way at a time as in a pass
+// (memory/staged_ranges.h); what is left at the end is not copied. Of runs that take `seconds` together, at least two,
+// the best. REQUIRES: the device's staging has room for two pieces, and nothing is staged.
+absl::StatusOr<double> StagedCopyRate(std::span<const std::byte> host, uint64_t piece, double seconds, Backend* device);
 
 struct DiskProbe {
   std::string path;  // a file of at least 64 MiB; it is read, never written
