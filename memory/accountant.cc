@@ -10,6 +10,26 @@
 #include "fmt/format.h"
 
 namespace dogstar {
+namespace {
+
+struct Resident {
+  uint64_t all = 0;
+  uint64_t files = 0;
+};
+
+Resident ReadResident() {
+  // /proc/self/statm: size resident shared ..., in pages.
+  std::FILE* file = std::fopen("/proc/self/statm", "re");
+  if (file == nullptr) return {};
+  unsigned long long size = 0, resident = 0, shared = 0;
+  const int fields = std::fscanf(file, "%llu %llu %llu", &size, &resident, &shared);
+  std::fclose(file);
+  if (fields != 3) return {};
+  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return {resident * page, shared * page};
+}
+
+}  // namespace
 
 absl::Status Accountant::Reserve(std::string what, uint64_t bytes) {
   if (limit_bytes_ != kNoLimit && bytes > limit_bytes_ - std::min(limit_bytes_, held_bytes_)) {
@@ -22,15 +42,9 @@ absl::Status Accountant::Reserve(std::string what, uint64_t bytes) {
   return absl::OkStatus();
 }
 
-uint64_t ResidentBytes() {
-  // /proc/self/statm: size resident shared ..., in pages.
-  std::FILE* file = std::fopen("/proc/self/statm", "re");
-  if (file == nullptr) return 0;
-  unsigned long long size = 0, resident = 0;
-  const int fields = std::fscanf(file, "%llu %llu", &size, &resident);
-  std::fclose(file);
-  return fields == 2 ? resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
-}
+uint64_t ResidentBytes() { return ReadResident().all; }
+
+uint64_t ResidentFileBytes() { return ReadResident().files; }
 
 uint64_t PeakResidentBytes() {
   rusage usage{};

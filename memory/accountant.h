@@ -33,8 +33,9 @@ class Accountant {
   std::vector<Entry> entries_;
 };
 
-// Resident memory of this process: now, and at its highest.
+// Resident memory of this process: now, the part of it that mirrors files (code and constants), and at its highest.
 uint64_t ResidentBytes();
+uint64_t ResidentFileBytes();
 uint64_t PeakResidentBytes();
 
 }  // namespace dogstar

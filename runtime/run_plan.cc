@@ -24,8 +24,13 @@ namespace dogstar {
 namespace {
 
 // Between planning and the end of a run the program itself grows a little: thread stacks, heap, code pages that were
-// not touched yet. Measured with SmolLM2 and Gemma 3: up to 3.5 MiB.
-constexpr uint64_t kProgramSlack = uint64_t{5} << 20;
+// not touched yet. Measured with SmolLM2 and Gemma 3: up to 3.5 MiB, of it up to 2 MiB of code.
+constexpr uint64_t kOwnSlack = uint64_t{3} << 20;
+constexpr uint64_t kCodeSlack = uint64_t{1} << 20;
+// What is resident of the program's file differs by 2 MiB from one start to the next, as the page cache has it, and
+// ends at up to 8.8 MiB whatever it began with. Counted at no less than that, the smallest budget that one run names
+// works for the next.
+constexpr uint64_t kCodeAtEnd = uint64_t{9} << 20;
 // Prompt rows per pass take at most this share of the budget.
 constexpr uint64_t kActivationShare = 16;
 // Above this share of the rows a list is no faster gathered than as masks (docs/sparsity.md).
@@ -262,7 +267,8 @@ void AskChoices(const DraftChoices& choices, RunPlanOptions* options) {
 
 uint64_t MeasureProgramBytes() {
   malloc_trim(0);  // the vocabulary's strings are gone
-  return ResidentBytes() + kProgramSlack;
+  const uint64_t code = ResidentFileBytes();
+  return ResidentBytes() - std::min(code, ResidentBytes()) + kOwnSlack + std::max(code + kCodeSlack, kCodeAtEnd);
 }
 
 int ThreadsOf(const Config& config) {
