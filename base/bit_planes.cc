@@ -106,6 +106,25 @@ void SplitCodes(QuantType type, const std::byte* codes, int64_t blocks, std::byt
   }
 }
 
+uint64_t LowPanelBytes(QuantType type, int64_t cols) {
+  return static_cast<uint64_t>(LowPlaneBits(type)) * static_cast<uint64_t>(cols) * kPanelRows / 8;
+}
+
+PlanePanel PanelPlanes(QuantType type, int64_t cols) {
+  const uint64_t low = LowPanelBytes(type, cols);
+  return {PanelBytes(type, cols) - low, low};
+}
+
+uint64_t LowPlanesBytes(QuantType type, int64_t rows, int64_t cols) {
+  return static_cast<uint64_t>((rows + kPanelRows - 1) / kPanelRows) * LowPanelBytes(type, cols);
+}
+
+void SplitPanels(QuantType type, int64_t cols, int64_t count, const std::byte* panels, std::byte* high,
+                 std::byte* low) {
+  const PlanePanel planes = PanelPlanes(type, cols);
+  SplitPart({type, count, cols, PanelBytes(type, cols), planes.high, planes.low}, panels, high, low);
+}
+
 void SplitPage(const FfnPageLayout& layout, const std::byte* page, std::byte* high, std::byte* low) {
   const FfnPlane &h = layout.high, &l = layout.low;
   const int64_t row_panels = layout.page_rows / kPanelRows, outputs = (layout.dim + kPanelRows - 1) / kPanelRows;

@@ -26,8 +26,21 @@ namespace dogstar {
 // Bits of a code in the low plane; 0: the type is not cut.
 int32_t LowPlaneBits(QuantType type);
 
+// Bytes of the low plane of 16 rows of `cols` columns, a panel or the part of one that a page's down part has.
+uint64_t LowPanelBytes(QuantType type, int64_t cols);
+// Bytes of a panel's planes; low 0: the type is not cut, and high is all of it.
+struct PlanePanel {
+  uint64_t high = 0, low = 0;
+};
+PlanePanel PanelPlanes(QuantType type, int64_t cols);
+// Of a whole matrix in panels: its low planes.
+uint64_t LowPlanesBytes(QuantType type, int64_t rows, int64_t cols);
+
 // Cuts the code vectors of `blocks` blocks. high or low may be null. REQUIRES: LowPlaneBits(type) > 0.
 void SplitCodes(QuantType type, const std::byte* codes, int64_t blocks, std::byte* high, std::byte* low);
+
+// Cuts neighbouring panels of a matrix of `cols` columns into planes one after the other; high or low may be null.
+void SplitPanels(QuantType type, int64_t cols, int64_t count, const std::byte* panels, std::byte* high, std::byte* low);
 
 // Cuts a page of FFN rows into layout.high and layout.low; either may be null. All of both is written, padding
 // included.

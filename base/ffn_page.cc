@@ -33,13 +33,10 @@ void PlaceParts(const PanelCounts& panels, FfnPlane* plane) {
 
 // What is cut off of each panel, and what is left.
 void MakePlanes(FfnPageLayout* layout) {
-  const auto low_bytes = [](QuantType type, int32_t cols) {
-    return static_cast<uint64_t>(LowPlaneBits(type)) * static_cast<uint64_t>(cols) * kPanelRows / 8;
-  };
   FfnPlane &low = layout->low, &high = layout->high;
-  low.gate_panel = low_bytes(layout->gate_type, layout->dim);
-  low.up_panel = low_bytes(layout->up_type, layout->dim);
-  low.down_panel = low_bytes(layout->down_type, layout->page_rows);
+  low.gate_panel = LowPanelBytes(layout->gate_type, layout->dim);
+  low.up_panel = LowPanelBytes(layout->up_type, layout->dim);
+  low.down_panel = LowPanelBytes(layout->down_type, layout->page_rows);
   high.gate_panel = PanelBytes(layout->gate_type, layout->dim) - low.gate_panel;
   high.up_panel = PanelBytes(layout->up_type, layout->dim) - low.up_panel;
   high.down_panel = layout->down_panel_bytes - low.down_panel;

@@ -160,6 +160,7 @@ class CpuBackend : public Backend {
   // A panel of a plain matrix.
   void PackPlainPanel(const MatrixView& w, int64_t panel, std::byte* out) const;
   void MatMulPlain(const MatrixView& w, const MatMulTask& task);
+  void MatMulCut(const MatrixView& w, const MatMulTask& task);
   // Panels from first_panel on, each packed into scratch memory first.
   void MatMulByPacking(const MatrixView& w, int64_t first_panel, const MatMulTask& task);
   void AddValues(const float* y, int64_t count, float* x);
@@ -312,10 +313,29 @@ void CpuBackend::MatMul(const MatrixView& w, const Activations& x, int32_t rows,
   task.out = ValuesOf(out) + out_col;
   task.out_stride = out->cols();
   if (w.layout == MatrixLayout::kPlain) return MatMulPlain(w, task);
+  if (w.planes != PlaneState::kWhole) return MatMulCut(w, task);
   const int64_t panels = (int64_t{w.rows} + kPanelRows - 1) / kPanelRows;
   pool_.Run([&](int thread) {
     const Range part = PartOf(panels, 1, thread, pool_.size());
     if (part.begin < part.end) kernels_.matmul(task, part.begin, part.end);
+  });
+}
+
+void CpuBackend::MatMulCut(const MatrixView& w, const MatMulTask& task) {
+  CHECK(!precise_ && w.cols % kQuantBlock == 0);
+  CutMatMulTask cut{.whole = task, .type = w.type, .planes = PanelPlanes(w.type, w.cols)};
+  CHECK(cut.planes.low > 0);
+  if (w.planes == PlaneState::kBoth) cut.low = w.low;
+  cut.high_product = kernels_.find_high_product(w.type);
+  const uint64_t sums = 2 * kTileRows * sizeof(int32_t) * static_cast<uint64_t>(w.cols / kQuantBlock);
+  ReserveScratch(2 * task.panel_bytes + sums);
+  const int64_t panels = (int64_t{w.rows} + kPanelRows - 1) / kPanelRows;
+  pool_.Run([&](int thread) {
+    CutMatMulTask own = cut;
+    own.joined = ScratchOf(thread);
+    own.sums = reinterpret_cast<int32_t*>(own.joined + 2 * task.panel_bytes);
+    const Range part = PartOf(panels, 1, thread, pool_.size());
+    if (part.begin < part.end) kernels_.cut_matmul(own, part.begin, part.end);
   });
 }
 

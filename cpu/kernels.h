@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "base/activation.h"
+#include "base/bit_planes.h"
 #include "base/quant.h"
 #include "device/backend.h"
 
@@ -70,6 +71,17 @@ struct MatMulTask {
   int64_t out_stride = 0;
 };
 
+// Products of a matrix in planes: `panels` are its high ones, panel_bytes those of a whole panel.
+struct CutMatMulTask {
+  MatMulTask whole;
+  QuantType type = QuantType::kF32;
+  PlanePanel planes;                   // low > 0
+  const std::byte* low = nullptr;      // null: the bits are missing
+  TileProduct high_product = nullptr;  // of high planes where they are; null: they are joined
+  std::byte* joined = nullptr;         // two panels, the thread's
+  int32_t* sums = nullptr;             // the thread's: twice the code sums of a tile
+};
+
 // FFN values z of one call, in blocks of 32 packed rows. Of activation row t: codes of block b at
 // codes + (b * rows + t) * 32, scale at scales[b * rows + t], run terms at run_terms + (b * rows + t) * 8, z of row n
 // of block b at f32[(32 * b + n) * rows + t].
@@ -85,11 +97,6 @@ struct FfnValues {
   // Of block b and the 8 rows from 8 * i on, a word at b * (rows / 8, rounded up) + i: bit 8 * run + t % 8: the outlier
   // of row t lies in that run.
   uint64_t* outlier_runs = nullptr;
-};
-
-// Bytes of a panel's planes, where a page is cut (base/bit_planes.h). low 0: the part is not cut.
-struct PlanePanel {
-  uint64_t high = 0, low = 0;
 };
 
 // Low planes of a block's panels and of its page's down part.
@@ -189,6 +196,7 @@ struct KernelTable {
 
   // Panels [begin, end) of the task.
   void (*matmul)(const MatMulTask& task, int64_t begin, int64_t end);
+  void (*cut_matmul)(const CutMatMulTask& task, int64_t begin, int64_t end);
   // Blocks [begin, end) of 32 columns of tile `tile` of x, [rows, cols].
   void (*prepare)(const float* x, int32_t rows, int32_t cols, int32_t tile, int32_t begin, int32_t end,
                   const ActivationBuffers& out);

@@ -7,6 +7,7 @@
 #include "cpu/math_impl.h"
 #include "cpu/pack_impl.h"
 #include "cpu/plain_impl.h"
+#include "cpu/planes_impl.h"
 #include "cpu/product_impl.h"
 #include "cpu/quantize_impl.h"
 
@@ -19,6 +20,7 @@ constexpr KernelTable MakeTable(const char* name) {
           .find_high_product = FindHighProduct,
           .find_plain_product = FindPlainProduct,
           .matmul = MatMul,
+          .cut_matmul = CutMatMul,
           .prepare = Prepare,
           .ffn_values = ValuesOfBlocks,
           .ffn_gates = GatesOfBlocks,

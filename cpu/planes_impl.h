@@ -176,5 +176,40 @@ inline void CountMissingBits(QuantType type, int32_t cols, int32_t* sums, TileVi
   });
 }
 
+// Panels [begin, end), two at a time joined in the thread's memory and multiplied with every tile.
+inline void JoinedMatMul(const CutMatMulTask& task, int64_t begin, int64_t end) {
+  const int32_t tiles = (task.whole.rows + kTileRows - 1) / kTileRows;
+  const bool misses_bits = task.low == nullptr;
+  for (int64_t panel = begin; panel < end; panel += 2) {
+    const int64_t count = end - panel < 2 ? 1 : 2;
+    MatMulTask joined = task.whole;
+    joined.panels = JoinPanels(task.type, task.planes, task.whole.panel_bytes, task.whole.cols,
+                               task.whole.panels + panel * task.planes.high,
+                               misses_bits ? nullptr : task.low + panel * task.planes.low,
+                               count == 2 ? ~uint32_t{0} : uint32_t{0xffff}, task.joined);
+    joined.out += 16 * panel;
+    joined.w_rows -= static_cast<int32_t>(16 * panel);
+    for (int32_t tile = 0; tile < tiles; ++tile) {
+      TileView x = ViewOf(joined.x, joined.x_rows, joined.cols, tile);
+      x.fetches = false;
+      if (misses_bits) CountMissingBits(task.type, joined.cols, task.sums, &x);
+      MatMulTile(joined, x, tile, 0, count);
+    }
+  }
+}
+
+inline void CutMatMul(const CutMatMulTask& task, int64_t begin, int64_t end) {
+  const MatMulTask& whole = task.whole;
+  if (task.low != nullptr || task.high_product == nullptr || whole.rows > kDirectRows) {
+    return JoinedMatMul(task, begin, end);
+  }
+  MatMulTask direct = whole;
+  direct.product = task.high_product;
+  direct.panel_bytes = task.planes.high;
+  TileView x = ViewOf(whole.x, whole.x_rows, whole.cols, 0);
+  CountMissingBits(task.type, whole.cols, task.sums, &x);
+  MatMulTile(direct, x, 0, begin, end);
+}
+
 }  // namespace
 }  // namespace dogstar::DOGSTAR_ISA

@@ -368,10 +368,8 @@ DOGSTAR_INLINE TileView ViewOf(const ActivationBuffers& x, int32_t x_rows, int32
   return view;
 }
 
-// A tile times panels [begin, end); the last panel of the matrix may have fewer than 16 rows.
-inline void MatMulTile(const MatMulTask& task, int32_t tile, bool fetches, int64_t begin, int64_t end) {
-  TileView x = ViewOf(task.x, task.x_rows, task.cols, tile);
-  x.fetches = fetches;
+// A tile, as x, times panels [begin, end); the last panel of the matrix may have fewer than 16 rows.
+inline void MatMulTile(const MatMulTask& task, const TileView& x, int32_t tile, int64_t begin, int64_t end) {
   const int rows = TileRowCount(task.rows, tile);
   float* out = task.out + int64_t{tile} * kTileRows * task.out_stride;
   const int64_t whole = task.w_rows / 16;
@@ -391,14 +389,19 @@ constexpr int64_t kTileBytesTogether = 512 << 10;
 
 inline void MatMul(const MatMulTask& task, int64_t begin, int64_t end) {
   const int32_t tiles = (task.rows + kTileRows - 1) / kTileRows;
-  if (tiles == 1) return MatMulTile(task, 0, true, begin, end);
+  const auto view = [&](int32_t tile, bool fetches) {
+    TileView x = ViewOf(task.x, task.x_rows, task.cols, tile);
+    x.fetches = fetches;
+    return x;
+  };
+  if (tiles == 1) return MatMulTile(task, view(0, true), 0, begin, end);
   const int64_t fit = kTileBytesTogether / (int64_t{kTileRows} * task.cols);
   const int32_t together = fit < 1 ? 1 : static_cast<int32_t>(fit);
   for (int32_t first = 0; first < tiles; first += together) {
     for (int64_t panel = begin; panel < end; panel += kPanelsInFlight) {
       const int64_t panel_end = panel + kPanelsInFlight < end ? panel + kPanelsInFlight : end;
       for (int32_t tile = first; tile < tiles && tile < first + together; ++tile) {
-        MatMulTile(task, tile, tile == first, panel, panel_end);
+        MatMulTile(task, view(tile, tile == first), tile, panel, panel_end);
       }
     }
   }

@@ -98,6 +98,13 @@ class HostMemory {
   virtual std::span<std::byte> span() const = 0;
 };
 
+// Which bits of rows are there (base/bit_planes.h).
+enum class PlaneState {
+  kWhole,  // data: the page or panels
+  kBoth,   // data: the high planes, low: the low planes; counts as whole, to the bit
+  kHigh,   // data: the high planes; the missing bits of a code count as their mean. Drafts alone
+};
+
 enum class MatrixLayout {
   kPanels,  // base/panel.h, 64-byte aligned
   kPlain,   // rows as in a GGUF file, any alignment
@@ -110,6 +117,9 @@ struct MatrixView {
   int32_t rows = 0;
   int32_t cols = 0;
   DeviceAddress data = nullptr;
+  // Panels in planes, one panel's after the other; MatMul alone takes them. Not in precise mode, nor on a GPU.
+  PlaneState planes = PlaneState::kWhole;
+  DeviceAddress low = nullptr;  // kBoth; 64-byte aligned
 };
 
 enum class RopePairing {
@@ -171,13 +181,6 @@ uint64_t KvStoreBytes(const KvShape& shape);
 int32_t KvHeadStride(KvType type, int32_t head_dim);
 int64_t KvHeadBytes(KvType type, int32_t head_dim);
 uint64_t KvDataBytes(const KvShape& shape);
-
-// Which bits of a page's rows are there (base/bit_planes.h).
-enum class PlaneState {
-  kWhole,  // data: the page
-  kBoth,   // data: its high plane, low: its low plane; counts as the page, to the bit
-  kHigh,   // data: its high plane; the missing bits of a code count as their mean. Drafts alone
-};
 
 // One page of FFN rows in a slot of tier-0 memory.
 struct FfnPageRef {

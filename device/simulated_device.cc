@@ -161,6 +161,7 @@ class SimulatedDevice : public Backend {
   void Prepare(const Tensor& x, int32_t rows, Activations* out) override { inner_->Prepare(x, rows, out); }
   void MatMul(const MatrixView& w, const Activations& x, int32_t rows, int32_t out_col, Tensor* out) override {
     Read(w.data);
+    if (w.planes == PlaneState::kBoth) Read(w.low);
     inner_->MatMul(w, x, rows, out_col, out);
   }
   void Add(const Tensor& y, int32_t rows, Tensor* x) override { inner_->Add(y, rows, x); }

@@ -263,7 +263,7 @@ void GpuBackend::GatherRows(const MatrixView& table, std::span<const int32_t> ro
 }
 
 void GpuBackend::MatMul(const MatrixView& w, const Activations& x, int32_t rows, int32_t out_col, Tensor* out) {
-  CHECK(w.layout == MatrixLayout::kPanels && out_col + w.rows <= out->cols());
+  CHECK(w.layout == MatrixLayout::kPanels && w.planes == PlaneState::kWhole && out_col + w.rows <= out->cols());
   gpu::ProductTask task;
   task.panels = {w.data, PanelBytes(w.type, w.cols), nullptr};
   task.w_rows = w.rows;

@@ -36,6 +36,7 @@ ModelShape ShapeOf(const ModelFile& model) {
     layer.key = ShapeOf(source.key);
     layer.value = ShapeOf(source.value);
     layer.output = ShapeOf(source.output);
+    if (source.attention_low) layer.attention_low_bytes = source.attention_low->bytes;
     if (shape.packed) {
       ShapeFfn(model, i, &layer);
     } else {

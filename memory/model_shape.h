@@ -29,7 +29,8 @@ struct LayerShape {
   // numbers (rows 0: none).
   MatrixShape gate, up, down;
   FfnPageLayout pages;
-  bool low_planes = false;  // the file has them once more: pages may be resident without
+  bool low_planes = false;           // the file has them once more: pages may be resident without
+  uint64_t attention_low_bytes = 0;  // the same of the four attention matrices together; 0: it has none
   MatrixShape down_scales;
 
   // Of a page that keeps its high plane; all of it where it is not cut.

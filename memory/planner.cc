@@ -99,6 +99,31 @@ uint64_t FixedBytes(const PlanRequest& request, bool on_device) {
   return bytes;
 }
 
+uint64_t HighAttentionBytes(const LayerShape& layer) { return AttentionBytes(layer) - layer.attention_low_bytes; }
+
+// Layers whose attention is there by its high planes, of `available` bytes for weights.
+int32_t CutAttentionLayers(const ModelShape& model, const PlanRequest& request, uint64_t available) {
+  const auto has_low = [](const LayerShape& layer) { return layer.attention_low_bytes > 0; };
+  if (!std::ranges::any_of(model.layers, has_low)) return 0;
+  const auto layers = static_cast<int32_t>(model.layers.size());
+  if (request.attention_planes) return static_cast<int32_t>(*request.attention_planes * layers + kRounding);
+  const int32_t head_rows = request.draft_head_rows > 0 ? request.draft_head_rows : model.head.rows;
+  uint64_t attention = 0, low = 0, pages = 0;
+  for (const LayerShape& layer : model.layers) {
+    attention += AttentionBytes(layer);
+    low += layer.attention_low_bytes;
+    const uint64_t page_bytes = request.planes > 0 ? layer.high_bytes() : layer.pages.page_bytes;
+    pages += page_bytes * static_cast<uint64_t>(layer.pages.page_count());
+  }
+  const uint64_t drafts = attention + model.head.PanelBytesOf(head_rows);
+  if (drafts + pages <= available || drafts - low > available) return 0;
+  int32_t cut = 0;
+  for (uint64_t saved = 0; cut < layers && drafts + pages > available + saved; ++cut) {
+    saved += model.layers[static_cast<size_t>(layers - 1 - cut)].attention_low_bytes;
+  }
+  return cut;
+}
+
 // What cannot be read in smaller pieces: a page, or a panel of rows.
 uint64_t LongestPiece(const ModelShape& model) {
   uint64_t longest = 0;
@@ -120,13 +145,17 @@ struct Ring {
 };
 
 // A ring of about `wanted` bytes: whole I/O blocks, and room for the longest ranges.
-Ring MakeRing(const ModelShape& model, uint64_t wanted, bool for_device) {
+Ring MakeRing(const ModelShape& model, const PlanRequest& request, uint64_t wanted) {
+  const bool for_device = request.device_bytes.has_value();
   Ring ring;
   ring.range_bytes = std::max(LongestPiece(model), std::min(kRangeMax, wanted / 4));
   uint64_t longest = ring.range_bytes;
   ForEachMatrix(model, [&](const MatrixShape& m) {
     longest = std::max(longest, m.row_bytes() * static_cast<uint64_t>(m.chunk_rows));
   });
+  for (const LayerShape& layer : model.layers) {
+    if (request.attention_planes != 0) longest = std::max(longest, layer.attention_low_bytes);
+  }
   ring.longest_bytes = longest;
   // A device's copies hold one more range than operations do.
   ring.bytes = std::max(wanted, Pager::MinRingBytes(longest) + (for_device ? longest + 2 * kIoAlignment : 0));
@@ -137,14 +166,11 @@ Ring MakeRing(const ModelShape& model, uint64_t wanted, bool for_device) {
   return ring;
 }
 
-Ring SmallestRing(const ModelShape& model, const PlanRequest& request) {
-  return MakeRing(model, kRingMin, request.device_bytes.has_value());
-}
+Ring SmallestRing(const ModelShape& model, const PlanRequest& request) { return MakeRing(model, request, kRingMin); }
 
 // See planner.h for the formula. `for_weights`: what is left of the budget before the ring.
 Ring ChooseRing(const ModelShape& model, const PlanRequest& request, uint64_t for_weights) {
-  const bool for_device = request.device_bytes.has_value();
-  if (request.ring_bytes > 0) return MakeRing(model, request.ring_bytes, for_device);
+  if (request.ring_bytes > 0) return MakeRing(model, request, request.ring_bytes);
   const WeightBytes all = WeightBytesOf(model);
   const Ring smallest = SmallestRing(model, request);
   // What is read only once, to load, needs no more.
@@ -163,7 +189,7 @@ Ring ChooseRing(const ModelShape& model, const PlanRequest& request, uint64_t fo
   const uint64_t of_budget =
       std::max(request.budget_bytes / kRingShare, std::min(kRingEnough, request.budget_bytes / kRingShareAtMost));
   const uint64_t most = request.budget_bytes == kNoLimit ? kRingMax : std::clamp(of_budget, kRingMin, kRingMax);
-  return MakeRing(model, std::clamp(wanted, kRingMin, most), for_device);
+  return MakeRing(model, request, std::clamp(wanted, kRingMin, most));
 }
 
 // Walks a placement in the making: takes bytes from what is left, for one part at a time.
@@ -173,9 +199,18 @@ class Filler {
     placement_.layers.resize(model.layers.size());
   }
 
-  void Attention() {
+  // cut_layers: as many, from the last on, by their high planes.
+  void Attention(int32_t cut_layers) {
     PlanLine line{"attention", 0, 0, "every pass and every draft reads it"};
+    if (cut_layers > 0) {
+      line.reason += fmt::format("; a full pass the low planes of {} layers from the file", cut_layers);
+    }
+    const size_t whole_layers = model_.layers.size() - static_cast<size_t>(cut_layers);
     for (size_t i = 0; i < model_.layers.size(); ++i) {
+      if (i >= whole_layers && model_.layers[i].attention_low_bytes > 0) {
+        HighAttention(i, &line);
+        continue;
+      }
       for (const auto& [matrix, place] : AttentionParts(model_.layers[i], &placement_.layers[i])) {
         WholeMatrix(*matrix, place, &line);
       }
@@ -278,6 +313,17 @@ class Filler {
     line->total_bytes += matrix.panel_bytes();
     if (place->resident_rows < matrix.rows) line->reason = "does not fit whole: the rest streams in every pass";
     placement_.complement_bytes += matrix.row_bytes() * static_cast<uint64_t>(matrix.rows - place->resident_rows);
+  }
+
+  void HighAttention(size_t layer, PlanLine* line) {
+    const LayerShape& shape = model_.layers[layer];
+    LayerPlacement& place = placement_.layers[layer];
+    place.attention_planes = true;
+    for (const auto& [matrix, rows] : AttentionParts(shape, &place)) rows->resident_rows = matrix->rows;
+    left_ -= std::min(left_, HighAttentionBytes(shape));
+    line->resident_bytes += HighAttentionBytes(shape);
+    line->total_bytes += AttentionBytes(shape);
+    placement_.complement_bytes += shape.attention_low_bytes;
   }
 
   void Close(PlanLine line) {
@@ -490,7 +536,7 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   ASSIGN_OR_RETURN(const DeviceRoom device, RoomOfDevice(model, request, ring));
   const uint64_t available = request.device_bytes ? device.for_weights : host;
   Filler filler(model, available);
-  filler.Attention();
+  filler.Attention(CutAttentionLayers(model, request, available));
   if (request.draft_head_rows > 0) {
     filler.DraftHead(request.draft_head_rows);
   } else {

@@ -4,7 +4,9 @@
 // The order of value (a full pass waits for the bytes that are missing, and reads every byte once):
 //   1. what every pass needs at once: program, KV cache, activations, norms, down-scale tables, the ring
 //   2. attention matrices and the head: drafts read them too, so a byte of them saves I/O in every step (where drafts
-//      have a head of their own, the model's is worth what a page is, and comes last)
+//      have a head of their own, the model's is worth what a page is, and comes last). Where the FFN's rows do not all
+//      fit, layers from the last on keep their attention's high planes alone: a draft loses less by the missing bits
+//      than it wins by the rows that take their place
 //   3. FFN rows, the same share of every layer, the most important pages first; a part of them as single rows
 //      chosen by the text (the overlay) when the predictor wants it. Where the file has low planes (base/bit_planes.h),
 //      pages behind the whole ones keep their high planes: drafts use them, full passes read their low planes alone
@@ -54,6 +56,9 @@ struct PlanRequest {
   // Share of the FFN's pages that may be resident in part, by their high planes; where that leaves memory, pages are
   // whole instead. Files without low planes: nothing.
   double planes = 0;
+  // The same of attention matrices: share of the layers that may have them by their high planes. none: no more layers
+  // than it takes for all of the FFN's rows to be there.
+  std::optional<double> attention_planes = 0;
   uint64_t ring_bytes = 0;  // 0: chosen; raised to the smallest that works
   // > 0: drafts use so many of the head's first rows; the others come last, behind the FFN's rows.
   int32_t draft_head_rows = 0;
@@ -69,6 +74,7 @@ struct MatrixPlacement {
 struct LayerPlacement {
   MatrixPlacement query, key, value, output;
   MatrixPlacement gate, up, down;  // plain files
+  bool attention_planes = false;   // packed files: of query to output, which are whole, only high planes are resident
   int32_t resident_pages = 0;      // packed files: the prefix
   int32_t plane_pages = 0;         // behind it: pages whose high planes are resident
   int32_t host_pages = 0;          // behind both: pages in host memory, where a device computes

@@ -1,8 +1,11 @@
 // Plans of models that exist only as sizes.
 #include "memory/planner.h"
 
+#include <algorithm>
+#include <optional>
 #include <vector>
 
+#include "base/bit_planes.h"
 #include "base/panel.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -212,6 +215,59 @@ TEST(PlannerTest, HighPlanesAreMoreRowsForTheSameBytes) {
     EXPECT_LE(quarter.planned_bytes, budget);
   }
   EXPECT_EQ(before, 1);
+}
+
+TEST(PlannerTest, AttentionGivesLowPlanesAwayForRows) {
+  ModelShape model = MakeShape({.packed = true});
+  uint64_t attention = 0, low = 0;
+  for (LayerShape& layer : model.layers) {
+    for (const MatrixShape* matrix : {&layer.query, &layer.key, &layer.value, &layer.output}) {
+      layer.attention_low_bytes += LowPlanesBytes(matrix->type, matrix->rows, matrix->cols);
+      attention += matrix->panel_bytes();
+    }
+    low += layer.attention_low_bytes;
+    layer.low_planes = true;
+  }
+  PlanRequest request = RequestOf(0);
+  request.planes = 1;
+  const BudgetMarks marks = MarkBudgets(model, request);
+  int cut_somewhere = 0;
+  for (uint64_t budget = marks.smallest; budget < marks.everything + kMiB; budget += 300'001) {
+    request.budget_bytes = budget;
+    request.attention_planes = 0;
+    const Placement whole = PlanPlacement(model, request).value();
+    request.attention_planes = std::nullopt;
+    const Placement cut = PlanPlacement(model, request).value();
+    EXPECT_LE(cut.planned_bytes, budget);
+    EXPECT_GE(cut.resident_density, whole.resident_density);
+    EXPECT_GE(cut.drafts_need_no_disk, whole.drafts_need_no_disk);
+    const auto layers = std::ranges::count_if(cut.layers, &LayerPlacement::attention_planes);
+    if (whole.resident_density == 1) {
+      EXPECT_EQ(layers, 0);
+    }
+    // From the last layer on, and no more of them than all rows take.
+    for (size_t i = 0; i + static_cast<size_t>(layers) < cut.layers.size(); ++i) {
+      EXPECT_FALSE(cut.layers[i].attention_planes);
+    }
+    if (layers < std::ssize(cut.layers) && layers > 0) {
+      EXPECT_EQ(cut.resident_density, 1);
+    }
+    cut_somewhere += layers > 0 ? 1 : 0;
+    if (layers == 0) continue;
+    EXPECT_TRUE(cut.drafts_need_no_disk);
+    if (whole.drafts_need_no_disk) {
+      EXPECT_GT(cut.resident_density, whole.resident_density);
+    }
+    EXPECT_NEAR(static_cast<double>(cut.complement_bytes), static_cast<double>(whole.complement_bytes), 400e3);
+  }
+  EXPECT_GT(cut_somewhere, 10);
+
+  request.attention_planes = 0.5;
+  const Placement half = PlanPlacement(model, request).value();
+  EXPECT_EQ(std::ranges::count_if(half.layers, &LayerPlacement::attention_planes), std::ssize(half.layers) / 2);
+  EXPECT_LT(half.resident_bytes, WeightBytes(model));
+  EXPECT_EQ(half.complement_bytes, low / 2);
+  EXPECT_LT(low, attention / 4);
 }
 
 TEST(PlannerTest, FilesWithoutLowPlanesHaveWholePages) {

@@ -42,6 +42,7 @@ struct Weights::Loader {
   // One range read while loading, and where it goes.
   struct Action {
     MatrixView plain;                    // rows > 0: pack into panels
+    bool high_planes = false;            // of them only high planes are kept
     const FfnPageLayout* cut = nullptr;  // pages of which the high planes are kept; null: bytes as they are
     std::byte* destination = nullptr;
     bool to_host = false;            // destination is host memory
@@ -57,7 +58,7 @@ struct Weights::Loader {
   std::vector<Action> actions;
   std::unordered_map<std::string, int32_t> first_piece_of;                       // by tensor with checksums
   std::vector<std::pair<std::span<const std::byte>, std::byte*>> vector_copies;  // norms and biases, and where they go
-  std::vector<std::byte> high_planes;                                            // of one range
+  std::vector<std::byte> panels_of_rows, high_planes;                            // of one range
 
   uint64_t ArenaBytes() const {
     uint64_t bytes = TableBytes(model);
@@ -66,6 +67,7 @@ struct Weights::Loader {
       const LayerPlacement& place = placement.layers[i];
       bytes += MatrixArenaBytes(layer.query, place.query) + MatrixArenaBytes(layer.key, place.key) +
                MatrixArenaBytes(layer.value, place.value) + MatrixArenaBytes(layer.output, place.output);
+      if (place.attention_planes) bytes -= layer.attention_low->bytes;  // multiples of a cache line, as panels are
       if (layer.gate) {
         bytes += MatrixArenaBytes(*layer.gate, place.gate) + MatrixArenaBytes(*layer.up, place.up) +
                  MatrixArenaBytes(*layer.down, place.down);
@@ -116,6 +118,44 @@ struct Weights::Loader {
       }
       function(range, row, rows);
     }
+  }
+
+  // All rows, by their high planes. low_bytes: of the layer's low planes so far.
+  MatrixPart HighMatrix(const MatrixSource& matrix, const MatrixPlacement& place, uint64_t* low_bytes) {
+    const PlanePanel planes = PanelPlanes(matrix.type, matrix.cols);
+    if (planes.low == 0) return Matrix(matrix, place);
+    MatrixPart part;
+    part.type = matrix.type;
+    part.cols = matrix.cols;
+    part.low_offset = *low_bytes;
+    *low_bytes += LowPlanesBytes(matrix.type, matrix.rows, matrix.cols);
+    const auto panels = static_cast<uint64_t>((matrix.rows + kPanelRows - 1) / kPanelRows);
+    std::byte* const memory = Take(panels * planes.high, kCacheLine);
+    part.resident = {matrix.type, MatrixLayout::kPanels, matrix.rows, matrix.cols, memory, PlaneState::kHigh};
+    ForEachChunk(matrix, place, 0, matrix.rows, [&](const StreamRange& range, int32_t row, int32_t rows) {
+      ranges.push_back(range);
+      actions.push_back({.plain = {matrix.type, MatrixLayout::kPlain, rows, matrix.cols, nullptr},
+                         .high_planes = true,
+                         .destination = memory + static_cast<uint64_t>(row / kPanelRows) * planes.high});
+    });
+    return part;
+  }
+
+  void Attention(const LayerSource& layer, const LayerPlacement& place) {
+    weights->attention_planes_.push_back(place.attention_planes);
+    uint64_t low_bytes = 0;
+    for (const auto& [matrix, rows] :
+         {std::pair{&layer.query, &place.query}, std::pair{&layer.key, &place.key},
+          std::pair{&layer.value, &place.value}, std::pair{&layer.output, &place.output}}) {
+      weights->matrices_.push_back(place.attention_planes ? HighMatrix(*matrix, *rows, &low_bytes)
+                                                          : Matrix(*matrix, *rows));
+    }
+    if (!place.attention_planes) return;
+    CHECK(low_bytes == layer.attention_low->bytes);
+    const Pages low = AddPages(layer.attention_low->offset, low_bytes, layer.attention_low->checksums->checksums);
+    const auto bytes = static_cast<uint32_t>(low_bytes);
+    weights->schedule_.push_back(
+        {.offset = low.offset, .bytes = bytes, .first_piece = low.first_piece, .piece_bytes = bytes});
   }
 
   MatrixPart Matrix(const MatrixSource& matrix, const MatrixPlacement& place) {
@@ -272,10 +312,7 @@ struct Weights::Loader {
     for (size_t i = 0; i < model.layers().size(); ++i) {
       const LayerSource& layer = model.layers()[i];
       const LayerPlacement& place = placement.layers[i];
-      weights->matrices_.push_back(Matrix(layer.query, place.query));
-      weights->matrices_.push_back(Matrix(layer.key, place.key));
-      weights->matrices_.push_back(Matrix(layer.value, place.value));
-      weights->matrices_.push_back(Matrix(layer.output, place.output));
+      Attention(layer, place);
       if (layer.gate) {
         weights->matrices_.push_back(Matrix(*layer.gate, place.gate));
         weights->matrices_.push_back(Matrix(*layer.up, place.up));
@@ -287,6 +324,15 @@ struct Weights::Loader {
     }
     weights->head_ = Matrix(model.head(), placement.head);
     if (model.config().tied_head && weights->head_.chunk_rows.empty()) weights->embedding_ = weights->head_.resident;
+  }
+
+  absl::Status KeepHighPlanes(const MatrixView& rows, std::byte* to) {
+    const auto panels = (rows.rows + kPanelRows - 1) / kPanelRows;
+    panels_of_rows.resize(PanelMatrixBytes(rows.type, rows.rows, rows.cols));
+    high_planes.resize(static_cast<uint64_t>(panels) * PanelPlanes(rows.type, rows.cols).high);
+    backend->PackPanels(rows, panels_of_rows.data());
+    SplitPanels(rows.type, rows.cols, panels, panels_of_rows.data(), high_planes.data(), nullptr);
+    return backend->WriteMemory(high_planes, to);
   }
 
   absl::Status KeepHighPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages, std::byte* to) {
@@ -309,7 +355,11 @@ struct Weights::Loader {
       ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, pager.Next());
       if (action.plain.rows > 0) {
         action.plain.data = bytes.data();
-        backend->PackPanels(action.plain, action.destination);
+        if (action.high_planes) {
+          RETURN_IF_ERROR(KeepHighPlanes(action.plain, action.destination));
+        } else {
+          backend->PackPanels(action.plain, action.destination);
+        }
       } else if (action.cut != nullptr) {
         RETURN_IF_ERROR(KeepHighPlanes(*action.cut, bytes, action.destination));
       } else if (action.to_host) {

@@ -33,6 +33,8 @@ struct MatrixPart {
   QuantType type = QuantType::kF32;
   int32_t cols = 0;
   std::vector<int32_t> chunk_rows;
+  // Where only high planes are resident (PlaneState::kHigh): of the matrix's low planes in the layer's streamed range.
+  uint64_t low_offset = 0;
 };
 
 // Norms and biases of a layer, f32; null where the model has none.
@@ -86,6 +88,8 @@ class Weights {
   const MatrixPart& matrix(LayerIndex layer, MatrixRole role) const {
     return matrices_[static_cast<size_t>(ToInt(layer)) * kMatrixRoles + static_cast<size_t>(role)];
   }
+  // True: a full pass streams the low planes of the layer's attention, one range before all others of the layer.
+  bool streams_attention_planes(LayerIndex layer) const { return attention_planes_[static_cast<size_t>(ToInt(layer))]; }
   const MatrixPart& head() const { return head_; }
   const FfnPart& ffn(LayerIndex layer) const { return ffn_[static_cast<size_t>(ToInt(layer))]; }
   bool packed() const { return !ffn_.empty(); }
@@ -108,6 +112,7 @@ class Weights {
   std::unique_ptr<HostMemory> host_;  // pages behind a device's own; null: none
   AlignedBuffer host_tables_;         // down-scale tables of all layers, for the processor
   std::vector<MatrixPart> matrices_;
+  std::vector<bool> attention_planes_;
   MatrixPart head_;
   MatrixView embedding_;
   std::vector<FfnPart> ffn_;

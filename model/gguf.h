@@ -136,6 +136,8 @@ class GgufWriter {
   absl::Status WriteData(std::span<const std::byte> bytes);
   // Pads and closes the current tensor (error when its bytes are not complete).
   absl::Status EndTensor();
+  // Bytes of a tensor that is closed, from `offset` on.
+  absl::Status ReadBack(std::string_view tensor, uint64_t offset, std::span<std::byte> bytes);
   absl::Status Finish();
 
  private:

@@ -250,6 +250,22 @@ TEST_F(GgufFileTest, UnfinishedWriterLeavesNothing) {
   EXPECT_EQ(FilesInFolder(), 0u);
 }
 
+TEST_F(GgufFileTest, WhatIsWrittenCanBeReadBack) {
+  GgufWriter writer = GgufWriter::Create(PathOf("out.gguf"), 32).value();
+  ASSERT_TRUE(writer.AddTensor("a", 24, {100}).ok() && writer.AddTensor("b", 24, {3}).ok());
+  ASSERT_TRUE(writer.BeginData().ok());
+  std::vector<std::byte> bytes(100), part(30);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i);
+  ASSERT_TRUE(writer.WriteData(bytes).ok());
+  EXPECT_FALSE(writer.ReadBack("a", 0, part).ok());  // it is not complete
+  ASSERT_TRUE(writer.EndTensor().ok());
+  ASSERT_TRUE(writer.ReadBack("a", 60, part).ok());
+  EXPECT_TRUE(std::equal(part.begin(), part.end(), bytes.begin() + 60));
+  EXPECT_FALSE(writer.ReadBack("a", 71, part).ok());
+  EXPECT_FALSE(writer.ReadBack("b", 0, part).ok());
+  ASSERT_TRUE(writer.WriteData(std::span(bytes).first(3)).ok() && writer.EndTensor().ok() && writer.Finish().ok());
+}
+
 TEST_F(GgufFileTest, WriterRefusesWhatItCannotWrite) {
   EXPECT_FALSE(GgufWriter::Create(PathOf("out.gguf"), 33).ok());
   EXPECT_TRUE(absl::IsNotFound(GgufWriter::Create(PathOf("no/such/folder.gguf"), 32).status()));

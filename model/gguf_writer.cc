@@ -151,7 +151,7 @@ struct GgufWriter::State {
   // A file without a name where the file system has such: then even a killed process leaves nothing behind.
   absl::Status OpenTemporary() {
     if (access("/proc/self/fd", X_OK) == 0) {  // the way to name it later
-      fd = open(DirectoryOf(path).c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, kFileMode);
+      fd = open(DirectoryOf(path).c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, kFileMode);
     }
     anonymous = fd >= 0;
     if (anonymous) {
@@ -160,7 +160,7 @@ struct GgufWriter::State {
     }
     do {
       if (fd >= 0) close(fd);
-      fd = open(temporary_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, kFileMode);
+      fd = open(temporary_path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, kFileMode);
       if (fd < 0) return ErrnoStatus("create", temporary_path, -1, -1, errno);
     } while (Lock(fd) && !HasName(fd));  // taken for a leftover before it was locked
     return absl::OkStatus();
@@ -212,6 +212,19 @@ struct GgufWriter::State {
       data += written;
       bytes -= static_cast<uint64_t>(written);
       file_written += static_cast<uint64_t>(written);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadAt(uint64_t offset, std::span<std::byte> bytes) const {
+    for (size_t done = 0; done < bytes.size();) {
+      const ssize_t count = pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) {
+        const auto at = static_cast<int64_t>(offset + done), left = static_cast<int64_t>(bytes.size() - done);
+        return ErrnoStatus("read back", path, at, left, count < 0 ? errno : EIO);
+      }
+      done += static_cast<size_t>(count);
     }
     return absl::OkStatus();
   }
@@ -363,6 +376,17 @@ absl::Status GgufWriter::EndTensor() {
   ++state.current;
   state.current_written = 0;
   return state.Append(padding.data(), padding.size());
+}
+
+absl::Status GgufWriter::ReadBack(std::string_view tensor, uint64_t offset, std::span<std::byte> bytes) {
+  State& state = *state_;
+  const auto closed = std::span(state.tensors).first(state.current);
+  const auto found = std::ranges::find(closed, tensor, &GgufTensor::name);
+  if (found == closed.end() || offset + bytes.size() > found->bytes) {
+    return absl::FailedPreconditionError(fmt::format("read back {}: it is not written yet", Quoted(tensor)));
+  }
+  RETURN_IF_ERROR(state.Flush());
+  return state.ReadAt(state.Header().size() + found->offset + offset, bytes);
 }
 
 absl::Status GgufWriter::Finish() {

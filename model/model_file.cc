@@ -1,6 +1,8 @@
 #include "model/model_file.h"
 
+#include "base/bit_planes.h"
 #include "fmt/format.h"
+#include "model/packed_format.h"
 #include "model/packed_input.h"
 
 namespace dogstar {
@@ -48,6 +50,24 @@ absl::StatusOr<MatrixSource> ModelFile::FindMatrix(const GgufHeader& header, con
   return matrix;
 }
 
+absl::Status ModelFile::FindAttentionLow(const GgufHeader& header, int32_t index, LayerSource* layer) const {
+  const std::string name = packed::LayerTensor(static_cast<size_t>(index), packed::kAttentionLowPart);
+  const GgufTensor* tensor = header.FindTensor(name);
+  if (tensor == nullptr) return absl::OkStatus();
+  uint64_t bytes = 0;
+  for (const MatrixSource* matrix : {&layer->query, &layer->key, &layer->value, &layer->output}) {
+    bytes += LowPlanesBytes(matrix->type, matrix->rows, matrix->cols);
+  }
+  if (tensor->gguf_type != packed::kGgufI8 || tensor->shape != std::vector<uint64_t>{bytes} ||
+      tensor->offset % packed::kFileAlignment != 0) {
+    return absl::DataLossError(fmt::format("{}: tensor {} at {} has type {} and {} bytes; expected {} bytes of type {}",
+                                           path_, name, tensor->offset, tensor->gguf_type, tensor->bytes, bytes,
+                                           packed::kGgufI8));
+  }
+  layer->attention_low = BytesSource{tensor->offset, bytes, packed_->FindChecksums(name)};
+  return absl::OkStatus();
+}
+
 absl::StatusOr<LayerSource> ModelFile::FindLayer(const GgufHeader& header, int32_t index) const {
   LayerSource layer;
   ASSIGN_OR_RETURN(layer.query, FindMatrix(header, LayerTensorName(index, "attn_q")));
@@ -59,7 +79,10 @@ absl::StatusOr<LayerSource> ModelFile::FindLayer(const GgufHeader& header, int32
     if (config_.VectorSize(vector) == 0) continue;
     ASSIGN_OR_RETURN(layer.vectors[static_cast<size_t>(i)], ReadVector(*file_, header, LayerVectorName(index, vector)));
   }
-  if (packed_) return layer;
+  if (packed_) {
+    RETURN_IF_ERROR(FindAttentionLow(header, index, &layer));
+    return layer;
+  }
   ASSIGN_OR_RETURN(layer.gate, FindMatrix(header, LayerTensorName(index, "ffn_gate")));
   ASSIGN_OR_RETURN(layer.up, FindMatrix(header, LayerTensorName(index, "ffn_up")));
   ASSIGN_OR_RETURN(layer.down, FindMatrix(header, LayerTensorName(index, "ffn_down")));

@@ -36,10 +36,19 @@ struct MatrixSource {
   uint64_t bytes() const { return row_bytes() * static_cast<uint64_t>(rows); }
 };
 
+// Bytes that are read and checked as a whole.
+struct BytesSource {
+  uint64_t offset = 0, bytes = 0;
+  const TensorChecksums* checksums = nullptr;
+};
+
 struct LayerSource {
   MatrixSource query, key, value, output;
   // Plain files: the FFN as matrices. Packed files: empty, see ModelFile::packed().
   std::optional<MatrixSource> gate, up, down;
+  // Packed files: low planes of query, key, value and output (base/bit_planes.h), one after the other; none: it has
+  // none.
+  std::optional<BytesSource> attention_low;
   std::array<std::vector<float>, kLayerVectors> vectors;  // [ModelConfig::VectorSize], by LayerVector
 };
 
@@ -79,6 +88,7 @@ class ModelFile {
   ModelFile();
   static absl::StatusOr<std::unique_ptr<ModelFile>> Load(const std::string& path, Contents contents);
   absl::StatusOr<MatrixSource> FindMatrix(const GgufHeader& header, const std::string& tensor) const;
+  absl::Status FindAttentionLow(const GgufHeader& header, int32_t index, LayerSource* layer) const;
   absl::StatusOr<LayerSource> FindLayer(const GgufHeader& header, int32_t index) const;
 
   std::string path_;

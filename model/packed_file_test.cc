@@ -155,6 +155,9 @@ TEST_P(PackedFileTypeTest, EveryRowIsTheSourcesBitForBit) {
         const Pair pair(folder, model, options);
         pair.ExpectSameFfn();
         pair.ExpectSamePlainTensors();
+        // Of types that are cut, attention's low planes are there too (planes_test.cc joins them).
+        const GgufTensor* low = pair.packed_header().FindTensor("blk.0.attn_low_planes");
+        EXPECT_EQ(low != nullptr, LowPlaneBits(GetParam()) > 0);
       }
     }
   }

@@ -44,6 +44,7 @@ inline constexpr char kTensorChecksumsTensor[] = "dogstar.tensor_checksums";  //
 inline constexpr char kHeaderChecksumTensor[] = "dogstar.header_checksum";    // I64 [1]: all bytes before the data
 inline constexpr char kPagesPart[] = "ffn_pages";                             // I8 [page_bytes, page_count]
 inline constexpr char kLowPlanesPart[] = "ffn_low_planes";                    // I8 [low.bytes, page_count]
+inline constexpr char kAttentionLowPart[] = "attn_low_planes";                // I8 [bytes], of q, k, v and output
 inline constexpr char kDownScalesPart[] = "ffn_down_scales";                  // F16 [dim, table bytes / (2 * dim)]
 inline constexpr char kRowOrderPart[] = "ffn_row_order";                      // I32 [ffn_rows]
 

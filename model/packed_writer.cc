@@ -1,10 +1,13 @@
 #include "model/packed_writer.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/bit_planes.h"
+#include "base/panel.h"
 #include "fmt/format.h"
+#include "model/model_config.h"
 #include "model/packed_format.h"
 #include "model/packed_layer.h"
 
@@ -37,6 +40,24 @@ std::vector<uint32_t> TypesOf(std::span<const FfnPageLayout> layers, QuantType F
   std::vector<uint32_t> types;
   for (const FfnPageLayout& layout : layers) types.push_back(static_cast<uint32_t>(layout.*type));
   return types;
+}
+
+// low: the low planes of the rows in panels.
+void LowPlanesOfRows(QuantType type, int64_t cols, int64_t count, std::span<const std::byte> rows, ThreadPool* pool,
+                     std::span<std::byte> low) {
+  const uint64_t row_bytes = RowBytes(type, cols), low_bytes = PanelPlanes(type, cols).low;
+  pool->Run([&](int thread) {
+    std::vector<std::byte> panel(PanelBytes(type, cols));
+    const Range part = PartOf((count + kPanelRows - 1) / kPanelRows, 1, thread, pool->size());
+    for (int64_t p = part.begin; p < part.end; ++p) {
+      std::array<const std::byte*, kPanelRows> of_panel = {};
+      for (int64_t i = 0; i < std::min<int64_t>(kPanelRows, count - p * kPanelRows); ++i) {
+        of_panel[static_cast<size_t>(i)] = rows.data() + static_cast<uint64_t>(p * kPanelRows + i) * row_bytes;
+      }
+      PackPanel(type, of_panel, cols, panel.data());
+      SplitPanels(type, cols, 1, panel.data(), nullptr, low.data() + static_cast<uint64_t>(p) * low_bytes);
+    }
+  });
 }
 
 bool IsOurs(const std::string& key) { return key == "general.alignment" || key.starts_with(packed::kKeyPrefix); }
@@ -86,23 +107,34 @@ absl::Status PackedWriter::Declare() {
 
 absl::Status PackedWriter::DeclareLayers() {
   for (size_t i = 0; i < plan_.layers.size(); ++i) {
-    const FfnPageLayout& layout = plan_.layers[i];
-    const std::string order = packed::LayerTensor(i, packed::kRowOrderPart);
-    const std::vector<uint64_t> order_shape = {static_cast<uint64_t>(layout.ffn_rows)};
-    RETURN_IF_ERROR(writer_.AddTensor(order, packed::kGgufI32, order_shape));
-    AddChecksumEntry(order, packed::kGgufI32, order_shape);
-    if (layout.has_down_table()) {
-      const std::string scales = packed::LayerTensor(i, packed::kDownScalesPart);
-      const std::vector<uint64_t> scales_shape = packed::DownScalesShape(layout);
-      RETURN_IF_ERROR(writer_.AddTensor(scales, packed::kGgufF16, scales_shape));
-      AddChecksumEntry(scales, packed::kGgufF16, scales_shape);
-    }
-    RETURN_IF_ERROR(writer_.AddTensor(packed::LayerTensor(i, packed::kPagesPart), packed::kGgufI8,
-                                      {layout.page_bytes, static_cast<uint64_t>(layout.page_count())}));
-    if (!HasLowPlanes(layout)) continue;
+    RETURN_IF_ERROR(DeclareLayer(i));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PackedWriter::DeclareLayer(size_t i) {
+  const FfnPageLayout& layout = plan_.layers[i];
+  const std::string order = packed::LayerTensor(i, packed::kRowOrderPart);
+  const std::vector<uint64_t> order_shape = {static_cast<uint64_t>(layout.ffn_rows)};
+  RETURN_IF_ERROR(writer_.AddTensor(order, packed::kGgufI32, order_shape));
+  AddChecksumEntry(order, packed::kGgufI32, order_shape);
+  if (layout.has_down_table()) {
+    const std::string scales = packed::LayerTensor(i, packed::kDownScalesPart);
+    const std::vector<uint64_t> scales_shape = packed::DownScalesShape(layout);
+    RETURN_IF_ERROR(writer_.AddTensor(scales, packed::kGgufF16, scales_shape));
+    AddChecksumEntry(scales, packed::kGgufF16, scales_shape);
+  }
+  RETURN_IF_ERROR(writer_.AddTensor(packed::LayerTensor(i, packed::kPagesPart), packed::kGgufI8,
+                                    {layout.page_bytes, static_cast<uint64_t>(layout.page_count())}));
+  if (HasLowPlanes(layout)) {
     RETURN_IF_ERROR(writer_.AddTensor(packed::LayerTensor(i, packed::kLowPlanesPart), packed::kGgufI8,
                                       {layout.low.bytes, static_cast<uint64_t>(layout.page_count())}));
   }
+  const std::vector<uint64_t> attention_shape = {AttentionLowBytes(i)};
+  if (attention_shape[0] == 0) return absl::OkStatus();
+  const std::string attention = packed::LayerTensor(i, packed::kAttentionLowPart);
+  RETURN_IF_ERROR(writer_.AddTensor(attention, packed::kGgufI8, attention_shape));
+  AddChecksumEntry(attention, packed::kGgufI8, attention_shape);
   return absl::OkStatus();
 }
 
@@ -187,7 +219,8 @@ absl::Status PackedWriter::WritePlain(std::span<const std::byte> chunk) {
 
 absl::Status PackedWriter::WriteLayer(const RowOrder& order, const LayerMatrices& matrices) {
   CHECK(plain_index_ == plan_.plain.size() && layer_ < plan_.layers.size());
-  const FfnPageLayout& layout = plan_.layers[layer_++];
+  const size_t layer = layer_++;
+  const FfnPageLayout& layout = plan_.layers[layer];
   CHECK(order.row_order.size() == static_cast<size_t>(layout.ffn_rows));
   const std::span<std::byte> pages = pages_.span().first(PagesBytes(layout));
   const std::span<std::byte> scales = down_scales_.span().first(layout.down_table_bytes());
@@ -200,7 +233,45 @@ absl::Status PackedWriter::WriteLayer(const RowOrder& order, const LayerMatrices
     page_checksums_.push_back(ChecksumOf(pages.subspan(offset, layout.page_bytes)));
   }
   RETURN_IF_ERROR(WriteTensor(pages));
-  return HasLowPlanes(layout) ? WriteLowPlanes(layout, pages) : absl::OkStatus();
+  if (HasLowPlanes(layout)) RETURN_IF_ERROR(WriteLowPlanes(layout, pages));
+  return AttentionLowBytes(layer) > 0 ? WriteAttentionLow(layer) : absl::OkStatus();
+}
+
+// In the order in which a pass wants them.
+std::vector<const GgufTensor*> PackedWriter::AttentionOf(size_t layer) const {
+  std::vector<const GgufTensor*> matrices;
+  for (const char* part : {"attn_q", "attn_k", "attn_v", "attn_output"}) {
+    const auto found =
+        std::ranges::find(plan_.plain, LayerTensorName(static_cast<int32_t>(layer), part), &GgufTensor::name);
+    if (found != plan_.plain.end()) matrices.push_back(&*found);
+  }
+  return matrices;
+}
+
+uint64_t PackedWriter::AttentionLowBytes(size_t layer) const {
+  uint64_t bytes = 0;
+  if (!plan_.planes) return bytes;
+  for (const GgufTensor* matrix : AttentionOf(layer)) {
+    bytes += LowPlanesBytes(static_cast<QuantType>(matrix->gguf_type), static_cast<int64_t>(RowsOf(matrix->shape)),
+                            static_cast<int64_t>(matrix->shape[0]));
+  }
+  return bytes;
+}
+
+absl::Status PackedWriter::WriteAttentionLow(size_t layer) {
+  std::vector<std::byte> low(AttentionLowBytes(layer)), rows;
+  std::span<std::byte> left = low;
+  for (const GgufTensor* matrix : AttentionOf(layer)) {
+    const auto type = static_cast<QuantType>(matrix->gguf_type);
+    const auto cols = static_cast<int64_t>(matrix->shape[0]), count = static_cast<int64_t>(RowsOf(matrix->shape));
+    const uint64_t bytes = LowPlanesBytes(type, count, cols);
+    if (bytes == 0) continue;
+    rows.resize(RowBytes(type, cols) * static_cast<uint64_t>(count));
+    RETURN_IF_ERROR(writer_.ReadBack(matrix->name, 0, rows));
+    LowPlanesOfRows(type, cols, count, rows, pool_, left.first(bytes));
+    left = left.subspan(bytes);
+  }
+  return WriteChecked(low, low.size());
 }
 
 absl::Status PackedWriter::WriteLowPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages) {

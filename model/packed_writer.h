@@ -57,10 +57,15 @@ class PackedWriter {
   void DeclareFields();
   void DeclareChecksumFields();
   absl::Status DeclareLayers();
+  absl::Status DeclareLayer(size_t layer);
+  std::vector<const GgufTensor*> AttentionOf(size_t layer) const;
   absl::Status AllocateLayerBuffers();
   void AddChecksumEntry(std::string tensor, uint32_t gguf_type, std::span<const uint64_t> shape);
   bool HasLowPlanes(const FfnPageLayout& layout) const { return plan_.planes && layout.low.bytes > 0; }
   absl::Status WriteLowPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages);
+  // Low planes of the layer's attention matrices, which are written.
+  uint64_t AttentionLowBytes(size_t layer) const;
+  absl::Status WriteAttentionLow(size_t layer);
   absl::Status WriteTensor(std::span<const std::byte> bytes);
   // Writes a whole tensor that has checksums.
   absl::Status WriteChecked(std::span<const std::byte> bytes, uint64_t row_bytes);

@@ -385,6 +385,12 @@ std::vector<ConfigKey> MakeKeys() {
       "behind the whole ones, unless rows are chosen by the text or by token",
       -1, 1, "-1, or 0 to 1", [](Config & c) -> auto& { return c.draft.planes; }));
   keys.push_back(real_key(
+      "draft.attention_planes",
+      "share of the layers, from the last on, whose attention is resident by its high bit planes, where the file has "
+      "low "
+      "ones; -1: as many as it takes for all of the FFN's rows to be there, where these are by their high planes",
+      -1, 1, "-1, or 0 to 1", [](Config & c) -> auto& { return c.draft.attention_planes; }));
+  keys.push_back(real_key(
       "draft.overlay", "share of the resident FFN bytes for single rows chosen by the prompt", 0, 0.5, "0 to 0.5",
       [](Config & c) -> auto& { return c.draft.overlay; }));
   AddTreeKeys(&keys);

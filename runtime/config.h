@@ -69,8 +69,9 @@ struct Config {
     int32_t width = 4;                    // tokens that a pass of a given tree looks beyond
     int32_t nodes = 0;                    // drafts of a cycle; 0: chosen by the shape
     int32_t lookup = -1;                  // prompt lookup: tokens that must match; 0: none; -1: chosen
-    double planes = -1;     // share of the FFN's pages that may be resident by their high planes; -1: chosen
-    double overlay = 0.15;  // share of the FFN's resident bytes kept for single rows; also cache.share
+    double planes = -1;            // share of the FFN's pages that may be resident by their high planes; -1: chosen
+    double attention_planes = -1;  // share of the layers whose attention may be resident so; -1: chosen
+    double overlay = 0.15;         // share of the FFN's resident bytes kept for single rows; also cache.share
   } draft;
   struct {
     std::optional<HarvestMode> harvest;  // none: prompt where the predictor observes prompts, else off

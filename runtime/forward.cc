@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/bit_planes.h"
 #include "base/bit_runs.h"
 #include "base/panel.h"
 
@@ -101,7 +102,8 @@ absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
   RETURN_IF_ERROR(Embed(batch));
   for (int32_t i = 0; i < config_.layer_count; ++i) {
     const LayerIndex layer{i};
-    RETURN_IF_ERROR(Attention(layer, batch));
+    RETURN_IF_ERROR(weights_->streams_attention_planes(layer) ? PlanesAttention(layer, batch)
+                                                              : Attention(layer, batch));
     if (observer != nullptr && observer->reads_contexts()) RETURN_IF_ERROR(ShowContexts(layer, batch.rows(), observer));
     RETURN_IF_ERROR(Ffn(layer, batch, observer));
   }
@@ -177,6 +179,24 @@ absl::Status Forward::Attention(LayerIndex layer, const Batch& batch) {
   return layer_pass_->Attention(LayerOf(layer), ProductOf(layer, batch.rows()), kv_, x_.get());
 }
 
+// High planes are resident, and the low ones of all four matrices arrive together.
+absl::Status Forward::PlanesAttention(LayerIndex layer, const Batch& batch) {
+  const TraceScope scope = Compute("attention", layer);
+  ASSIGN_OR_RETURN(const DeviceAddress low, staged_.Next());
+  const auto product = [&](MatrixRole role, const Activations& x, Tensor* out) -> absl::Status {
+    const MatrixPart& matrix = weights_->matrix(layer, role);
+    MatrixView whole = matrix.resident;
+    if (whole.planes == PlaneState::kHigh) {
+      whole.planes = PlaneState::kBoth;
+      whole.low = low + matrix.low_offset;
+    }
+    backend_->MatMul(whole, x, batch.rows(), 0, out);
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(layer_pass_->Attention(LayerOf(layer), product, kv_, x_.get()));
+  return staged_.Used(backend_->Now());
+}
+
 absl::Status Forward::ShowContexts(LayerIndex layer, int32_t rows, PassObserver* observer) {
   CHECK(limits_.capture_contexts);
   const int32_t stride = config_.head_count * config_.head_dim;
@@ -203,7 +223,8 @@ absl::Status Forward::DraftAttention(LayerIndex layer, const Batch& batch, const
 
 void Forward::ProjectHeads(const MatrixView& query, std::span<const uint64_t> heads, const Activations& x, int32_t rows,
                            Tensor* out) {
-  const uint64_t head_bytes = PanelMatrixBytes(query.type, config_.head_dim, query.cols);
+  uint64_t head_bytes = PanelMatrixBytes(query.type, config_.head_dim, query.cols);
+  if (query.planes == PlaneState::kHigh) head_bytes -= LowPlanesBytes(query.type, config_.head_dim, query.cols);
   ForBitRuns(heads.data(), 0, config_.head_count, [&](int32_t first, int32_t count, bool used) {
     if (!used) return;
     MatrixView part = query;

@@ -120,6 +120,7 @@ class Forward {
   absl::Status GatherTokens(const Batch& batch);
   absl::Status GatherToken(TokenId token);
   absl::Status Attention(LayerIndex layer, const Batch& batch);
+  absl::Status PlanesAttention(LayerIndex layer, const Batch& batch);
   absl::Status ShowContexts(LayerIndex layer, int32_t rows, PassObserver* observer);
   absl::Status DraftAttention(LayerIndex layer, const Batch& batch, const DraftLayer& rows);
   void ProjectHeads(const MatrixView& query, std::span<const uint64_t> heads, const Activations& x, int32_t rows,

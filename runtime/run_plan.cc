@@ -89,6 +89,20 @@ absl::StatusOr<double> PlanesOf(const Config& config, const RunPlanOptions& opti
   return fits && harvest == HarvestMode::kOff ? 1 : 0;
 }
 
+// The same for attention, whose rows no predictor chooses. none: the planner sees to it.
+absl::StatusOr<std::optional<double>> AttentionPlanesOf(const Config& config, const RunPlanOptions& options,
+                                                        double ffn_planes) {
+  const double asked = config.draft.attention_planes;
+  if (!NeedsPacked(options.mode) || asked == 0) return 0;
+  if (asked > 0 && (config.precise || HasDeviceMemory(config))) {
+    return absl::InvalidArgumentError(fmt::format("draft.attention_planes {}: {} wants whole matrices; leave it at -1",
+                                                  asked, config.precise ? "precise mode" : "a run with budget.vram"));
+  }
+  if (asked > 0) return asked;
+  if (ffn_planes > 0) return std::nullopt;
+  return 0;
+}
+
 bool MayBeHybrid(const Config& config, const ModelFile& model) {
   return HasDeviceMemory(config) && model.packed() != nullptr && config.hybrid != 0;
 }
@@ -348,6 +362,7 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   plan.request.ring_bytes = config.io.ring_bytes;
   plan.request.rates = rates;
   ASSIGN_OR_RETURN(plan.request.planes, PlanesOf(config, options, plan.harvest));
+  ASSIGN_OR_RETURN(plan.request.attention_planes, AttentionPlanesOf(config, options, plan.request.planes));
   plan.request.fixed = {{"program and vocabulary", options.program_bytes},
                         {"KV cache",
                          KvStoreBytes(KvShapeOf(config, model.config(),

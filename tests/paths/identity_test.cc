@@ -144,6 +144,8 @@ std::vector<Variant> Variants(uint64_t budget) {
       {"strict, adaptive", [=](Config* c) { c->budget.ram = budget, Strict(c, 16, true); }},
       {"strict, whole rows alone",
        [=](Config* c) { c->budget.ram = budget, c->draft.planes = 0, Strict(c, 6, false); }},
+      {"strict, attention in high planes",
+       [=](Config* c) { c->budget.ram = budget, c->draft.attention_planes = 1, Strict(c, 6, false); }},
       {"strict, a third in high planes, lists of rows",
        [=](Config* c) {
          c->budget.ram = budget, c->draft.planes = 0.3, c->draft.predictor = "griffin", c->draft.density = 0.4;
