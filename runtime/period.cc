@@ -33,6 +33,10 @@ double PeriodController::SavedSeconds() const {
   return cycle_tokens_.known() ? std::min(TokenSeconds(), PlainTokenSeconds()) : PlainTokenSeconds();
 }
 
+double PeriodController::RowSeconds() const {
+  return row_busy_.known() ? std::min(row_seconds_.value, row_busy_.value) : row_seconds_.value;
+}
+
 double PeriodController::ExpectedAcceptance() const {
   constexpr double kGuess = 0.6, kGuessCount = 4;  // of a calibrated half of the rows
   return (acceptance_.samples * acceptance_.value + kGuessCount * kGuess) / (acceptance_.samples + kGuessCount);
@@ -49,7 +53,7 @@ int32_t PeriodController::NodesToLookBeyond(std::span<const double> reached) con
     if (cycles_ % kRefreshCycles == kRefreshCycles - 1) return 0;
     if (draft_cycles_ >= kTrials && TokenSeconds() > PlainTokenSeconds()) return 0;
   }
-  const double saved = ExpectedAcceptance() * SavedSeconds(), row = row_seconds_.value;
+  const double saved = ExpectedAcceptance() * SavedSeconds(), row = RowSeconds();
   double gain = 0;
   int32_t count = 0;
   for (double probability : reached) {
@@ -64,7 +68,7 @@ int32_t PeriodController::NodesToLookBeyond(std::span<const double> reached) con
 
 double PeriodController::LeastProbability() const {
   if (!options_.adaptive || !full_seconds_.known() || SavedSeconds() <= 0) return 0;
-  return row_seconds_.value / SavedSeconds();
+  return RowSeconds() / SavedSeconds();
 }
 
 bool PeriodController::AlternativesPay() const {
@@ -76,7 +80,7 @@ int32_t PeriodController::FreeDraftsToTry(DraftSource source, int32_t found) {
   if (!options_.adaptive || most <= 0) return std::max(most, 0);
   if (!full_seconds_.known()) return 0;
   Free& free = free_[static_cast<size_t>(source)];
-  const double saved = PlainTokenSeconds(), row = row_seconds_.value;
+  const double saved = PlainTokenSeconds(), row = RowSeconds();
   const double rate = free.acceptance.known() ? free.acceptance.value : 0.7;  // guess: a match of a few tokens
   const bool drafts_pay = cycle_tokens_.known() && TokenSeconds() < PlainTokenSeconds();
   if (drafts_pay && acceptance_.known() && acceptance_.value > rate && ++free.refused < kRetryCycles) return 0;
@@ -114,7 +118,11 @@ void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const
   }
   if (outcome.seconds > 0) wait_share_.Add(outcome.wait_seconds / outcome.seconds);
   const int32_t more_rows = outcome.rows - texts_;
-  if (more_rows == 0) full_seconds_.Add(outcome.seconds);
+  const double busy = outcome.seconds - outcome.wait_seconds;
+  if (more_rows == 0) {
+    full_seconds_.Add(outcome.seconds);
+    full_busy_.Add(busy);
+  }
   if (more_rows == 0 && passes_ == 0) {
     ++cycles_;
     ++dense_cycles_;
@@ -123,12 +131,16 @@ void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const
   }
   if (more_rows > 0 && full_seconds_.known()) {
     row_seconds_.Add(std::max(0.0, (outcome.seconds - full_seconds_.value) / more_rows));
+    if (full_busy_.known()) row_busy_.Add(std::max(0.0, (busy - full_busy_.value) / more_rows));
   }
   if (passes_ == 0) return;  // free drafts alone
   ++cycles_;
   ++draft_cycles_;
   since_draft_ = 0;
-  if (!full_seconds_.known()) full_seconds_.Add(outcome.seconds);
+  if (!full_seconds_.known()) {
+    full_seconds_.Add(outcome.seconds);
+    full_busy_.Add(busy);
+  }
   cycle_seconds_.Add(outcome.seconds + cycle_draft_seconds_);
   cycle_tokens_.Add(outcome.accepted + texts_);
   for (int32_t i = 0; i < outcome.accepted; ++i) acceptance_.Add(1);

@@ -105,6 +105,9 @@ class PeriodController {
   };
   // What a token of drafting cycles costs; 0 before the first.
   double TokenSeconds() const { return cycle_tokens_.known() ? cycle_seconds_.value / cycle_tokens_.value : 0; }
+  // Of a row more in a full pass: what passes of more rows took longer, but no more than they computed longer. A disk
+  // that reads in fits and starts makes the first of them large.
+  double RowSeconds() const;
   double PlainTokenSeconds() const { return full_seconds_.value / texts_; }
   // What an accepted draft saves.
   double SavedSeconds() const;
@@ -119,6 +122,7 @@ class PeriodController {
   Mean cycle_seconds_, cycle_tokens_;
   Mean draft_seconds_, draft_row_seconds_;  // of a pass of one row, and of each more
   Mean full_seconds_, row_seconds_;         // the same of full passes
+  Mean full_busy_, row_busy_;               // of them, without waiting for streamed weights
   Mean wait_share_;                         // of full passes: of their time, for streamed weights
   Mean acceptance_;                         // of some draft after a token that stood
   std::array<Free, kDraftSources> free_;
