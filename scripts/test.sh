@@ -68,13 +68,22 @@ build() {
 }
 
 launcher=()  # a command that starts ctest
+paths_process=""
+paths_report="$root/build/release/paths.xml"
+paths_log="$root/build/release/paths.log"
 
-# run_ctest PRESET CTEST_ARGUMENTS...: adds up what the JUnit report says.
+# run_ctest PRESET CTEST_ARGUMENTS...
 run_ctest() {
-  local preset=$1 report="$root/build/$1/ctest.xml" numbers name
+  local preset=$1 report="$root/build/$1/ctest.xml"
   shift
   rm -f "$report"
   "${launcher[@]}" ctest --test-dir "build/$preset" --output-on-failure --output-junit "$report" "$@" || true
+  count_report "$preset" "$report"
+}
+
+# count_report PRESET REPORT: adds up what the JUnit report says.
+count_report() {
+  local preset=$1 report=$2 numbers name
   if [[ ! -f "$report" ]]; then
     count "$preset: ctest" 1
     return
@@ -110,8 +119,21 @@ ctest_pattern() { printf '^(%s)$' "$(test_targets "$@" | sed 's/_test$//' | past
 run_release() {
   step "release build and tests"
   if build release all; then
-    run_ctest release -j "$jobs"
+    # Whole runs of real models keep a core and a half busy: the sanitizers' builds use what is left.
+    rm -f "$paths_report"
+    ctest --test-dir build/release --output-on-failure --output-junit "$paths_report" -R '^paths$' >"$paths_log" 2>&1 &
+    paths_process=$!
+    run_ctest release -j "$jobs" -E '^paths$'
   fi
+}
+
+# What run_release has started.
+await_paths() {
+  if [[ -z "$paths_process" ]]; then return; fi
+  step "paths: whole runs of real models"
+  wait "$paths_process" || true
+  cat "$paths_log"
+  count_report release "$paths_report"
 }
 
 run_format() {
@@ -178,4 +200,5 @@ for part in "${parts[@]}"; do
     fuzz) run_fuzz ;;
   esac
 done
+await_paths
 finish
