@@ -37,6 +37,8 @@ def draw(dice, args):
         settings.append("corrector.repair=true")
     if dice.random() < 0.2:
         settings.append("cache.harvest=text")
+    if dice.random() < 0.3:
+        settings.append(f"draft.attention_planes={dice.choice(['0.5', '1'])}")
     if args.statistics:
         settings.append(f"draft.statistics={args.statistics}")
     for setting in settings:

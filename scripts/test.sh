@@ -68,22 +68,13 @@ build() {
 }
 
 launcher=()  # a command that starts ctest
-paths_process=""
-paths_report="$root/build/release/paths.xml"
-paths_log="$root/build/release/paths.log"
 
-# run_ctest PRESET CTEST_ARGUMENTS...
+# run_ctest PRESET CTEST_ARGUMENTS...: adds up what the JUnit report says.
 run_ctest() {
-  local preset=$1 report="$root/build/$1/ctest.xml"
+  local preset=$1 report="$root/build/$1/ctest.xml" numbers name
   shift
   rm -f "$report"
   "${launcher[@]}" ctest --test-dir "build/$preset" --output-on-failure --output-junit "$report" "$@" || true
-  count_report "$preset" "$report"
-}
-
-# count_report PRESET REPORT: adds up what the JUnit report says.
-count_report() {
-  local preset=$1 report=$2 numbers name
   if [[ ! -f "$report" ]]; then
     count "$preset: ctest" 1
     return
@@ -119,21 +110,8 @@ ctest_pattern() { printf '^(%s)$' "$(test_targets "$@" | sed 's/_test$//' | past
 run_release() {
   step "release build and tests"
   if build release all; then
-    # Whole runs of real models keep a core and a half busy: the sanitizers' builds use what is left.
-    rm -f "$paths_report"
-    ctest --test-dir build/release --output-on-failure --output-junit "$paths_report" -R '^paths$' >"$paths_log" 2>&1 &
-    paths_process=$!
-    run_ctest release -j "$jobs" -E '^paths$'
+    run_ctest release -j "$jobs"
   fi
-}
-
-# What run_release has started.
-await_paths() {
-  if [[ -z "$paths_process" ]]; then return; fi
-  step "paths: whole runs of real models"
-  wait "$paths_process" || true
-  cat "$paths_log"
-  count_report release "$paths_report"
 }
 
 run_format() {
@@ -151,7 +129,7 @@ run_asan() {
   local targets
   mapfile -t targets < <(test_targets "${unit_folders[@]}")
   if [[ ${#targets[@]} -gt 0 ]] && build asan "${targets[@]}"; then
-    run_ctest asan -R "$(ctest_pattern "${unit_folders[@]}")"
+    run_ctest asan -j "$jobs" -R "$(ctest_pattern "${unit_folders[@]}")"
   fi
 }
 
@@ -162,7 +140,7 @@ run_tsan() {
   if [[ ${#targets[@]} -gt 0 ]] && build tsan "${targets[@]}"; then
     # GCC 12's ThreadSanitizer gives up on some layouts of randomised addresses.
     if setarch -R true 2>/dev/null; then launcher=(setarch -R); fi
-    run_ctest tsan -R "$(ctest_pattern "${threaded_folders[@]}")"
+    run_ctest tsan -j "$jobs" -R "$(ctest_pattern "${threaded_folders[@]}")"
     launcher=()
   fi
 }
@@ -174,7 +152,7 @@ run_fuzz() {
     if [[ -e "$source" ]]; then targets+=("$(basename "$source" .cc)"); fi
   done
   if [[ ${#targets[@]} -gt 0 ]] && build asan "${targets[@]}"; then
-    run_ctest asan -R '^fuzz_'
+    run_ctest asan -j "$jobs" -R '^fuzz_'
   fi
 }
 
@@ -200,5 +178,4 @@ for part in "${parts[@]}"; do
     fuzz) run_fuzz ;;
   esac
 done
-await_paths
 finish
