@@ -33,10 +33,6 @@ double PeriodController::SavedSeconds() const {
   return cycle_tokens_.known() ? std::min(TokenSeconds(), PlainTokenSeconds()) : PlainTokenSeconds();
 }
 
-double PeriodController::RowSeconds() const {
-  return row_busy_.known() ? std::min(row_seconds_.value, row_busy_.value) : row_seconds_.value;
-}
-
 double PeriodController::ExpectedAcceptance() const {
   constexpr double kGuess = 0.6, kGuessCount = 4;  // of a calibrated half of the rows
   return (acceptance_.samples * acceptance_.value + kGuessCount * kGuess) / (acceptance_.samples + kGuessCount);
@@ -101,6 +97,12 @@ void PeriodController::RecordDraft(int32_t rows, double seconds) {
   }
 }
 
+// Of a full pass of the least rows.
+void PeriodController::AddFull(const CycleOutcome& outcome) {
+  full_seconds_.Add(outcome.seconds);
+  full_busy_.Add(outcome.busy_seconds());
+}
+
 void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const JudgedDraft> judged) {
   for (const JudgedDraft& draft : judged) {
     const bool is_free = draft.source == DraftSource::kLookup || draft.source == DraftSource::kRepair;
@@ -118,11 +120,7 @@ void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const
   }
   if (outcome.seconds > 0) wait_share_.Add(outcome.wait_seconds / outcome.seconds);
   const int32_t more_rows = outcome.rows - texts_;
-  const double busy = outcome.seconds - outcome.wait_seconds;
-  if (more_rows == 0) {
-    full_seconds_.Add(outcome.seconds);
-    full_busy_.Add(busy);
-  }
+  if (more_rows == 0) AddFull(outcome);
   if (more_rows == 0 && passes_ == 0) {
     ++cycles_;
     ++dense_cycles_;
@@ -131,16 +129,13 @@ void PeriodController::RecordVerify(const CycleOutcome& outcome, std::span<const
   }
   if (more_rows > 0 && full_seconds_.known()) {
     row_seconds_.Add(std::max(0.0, (outcome.seconds - full_seconds_.value) / more_rows));
-    if (full_busy_.known()) row_busy_.Add(std::max(0.0, (busy - full_busy_.value) / more_rows));
+    row_busy_.Add(std::max(0.0, (outcome.busy_seconds() - full_busy_.value) / more_rows));
   }
   if (passes_ == 0) return;  // free drafts alone
   ++cycles_;
   ++draft_cycles_;
   since_draft_ = 0;
-  if (!full_seconds_.known()) {
-    full_seconds_.Add(outcome.seconds);
-    full_busy_.Add(busy);
-  }
+  if (!full_seconds_.known()) AddFull(outcome);
   cycle_seconds_.Add(outcome.seconds + cycle_draft_seconds_);
   cycle_tokens_.Add(outcome.accepted + texts_);
   for (int32_t i = 0; i < outcome.accepted; ++i) acceptance_.Add(1);

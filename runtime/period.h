@@ -15,6 +15,7 @@
 // Threads: one.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
@@ -42,6 +43,7 @@ struct CycleOutcome {
   int32_t ended_by_a_draft = 0;  // texts whose last token that stood had drafts after it, none of which did
   double seconds = 0;
   double wait_seconds = 0;  // of them, for streamed weights
+  double busy_seconds() const { return seconds - wait_seconds; }
 };
 
 class PeriodController {
@@ -107,12 +109,13 @@ class PeriodController {
   double TokenSeconds() const { return cycle_tokens_.known() ? cycle_seconds_.value / cycle_tokens_.value : 0; }
   // Of a row more in a full pass: what passes of more rows took longer, but no more than they computed longer. A disk
   // that reads in fits and starts makes the first of them large.
-  double RowSeconds() const;
+  double RowSeconds() const { return std::min(row_seconds_.value, row_busy_.value); }
   double PlainTokenSeconds() const { return full_seconds_.value / texts_; }
   // What an accepted draft saves.
   double SavedSeconds() const;
   double ExpectedAcceptance() const;
   static size_t BinOf(float confidence);
+  void AddFull(const CycleOutcome& outcome);
 
   PeriodOptions options_;
   int32_t texts_ = 1;
