@@ -10,14 +10,8 @@
 #include "fmt/format.h"
 
 namespace dogstar {
-namespace {
 
-struct Resident {
-  uint64_t all = 0;
-  uint64_t files = 0;
-};
-
-Resident ReadResident() {
+ResidentMemory ReadResident() {
   // /proc/self/statm: size resident shared ..., in pages.
   std::FILE* file = std::fopen("/proc/self/statm", "re");
   if (file == nullptr) return {};
@@ -26,10 +20,8 @@ Resident ReadResident() {
   std::fclose(file);
   if (fields != 3) return {};
   const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  return {resident * page, shared * page};
+  return {(resident - shared) * page, shared * page};
 }
-
-}  // namespace
 
 absl::Status Accountant::Reserve(std::string what, uint64_t bytes) {
   if (limit_bytes_ != kNoLimit && bytes > limit_bytes_ - std::min(limit_bytes_, held_bytes_)) {
@@ -42,9 +34,10 @@ absl::Status Accountant::Reserve(std::string what, uint64_t bytes) {
   return absl::OkStatus();
 }
 
-uint64_t ResidentBytes() { return ReadResident().all; }
-
-uint64_t ResidentFileBytes() { return ReadResident().files; }
+uint64_t ResidentBytes() {
+  const ResidentMemory now = ReadResident();
+  return now.own + now.files;
+}
 
 uint64_t PeakResidentBytes() {
   rusage usage{};

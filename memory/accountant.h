@@ -33,9 +33,13 @@ class Accountant {
   std::vector<Entry> entries_;
 };
 
-// Resident memory of this process: now, the part of it that mirrors files (code and constants), and at its highest.
+// Resident memory of this process, now and at its highest.
+struct ResidentMemory {
+  uint64_t own = 0;
+  uint64_t files = 0;  // mirrors files: code and constants
+};
+ResidentMemory ReadResident();
 uint64_t ResidentBytes();
-uint64_t ResidentFileBytes();
 uint64_t PeakResidentBytes();
 
 }  // namespace dogstar

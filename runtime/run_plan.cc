@@ -281,8 +281,8 @@ void AskChoices(const DraftChoices& choices, RunPlanOptions* options) {
 
 uint64_t MeasureProgramBytes() {
   malloc_trim(0);  // the vocabulary's strings are gone
-  const uint64_t code = ResidentFileBytes();
-  return ResidentBytes() - std::min(code, ResidentBytes()) + kOwnSlack + std::max(code + kCodeSlack, kCodeAtEnd);
+  const ResidentMemory now = ReadResident();
+  return now.own + kOwnSlack + std::max(now.files + kCodeSlack, kCodeAtEnd);
 }
 
 int ThreadsOf(const Config& config) {
