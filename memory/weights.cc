@@ -120,35 +120,13 @@ struct Weights::Loader {
     }
   }
 
-  // All rows, by their high planes. low_bytes: of the layer's low planes so far.
-  MatrixPart HighMatrix(const MatrixSource& matrix, const MatrixPlacement& place, uint64_t* low_bytes) {
-    const PlanePanel planes = PanelPlanes(matrix.type, matrix.cols);
-    if (planes.low == 0) return Matrix(matrix, place);
-    MatrixPart part;
-    part.type = matrix.type;
-    part.cols = matrix.cols;
-    part.low_offset = *low_bytes;
-    *low_bytes += LowPlanesBytes(matrix.type, matrix.rows, matrix.cols);
-    const auto panels = static_cast<uint64_t>((matrix.rows + kPanelRows - 1) / kPanelRows);
-    std::byte* const memory = Take(panels * planes.high, kCacheLine);
-    part.resident = {matrix.type, MatrixLayout::kPanels, matrix.rows, matrix.cols, memory, PlaneState::kHigh};
-    ForEachChunk(matrix, place, 0, matrix.rows, [&](const StreamRange& range, int32_t row, int32_t rows) {
-      ranges.push_back(range);
-      actions.push_back({.plain = {matrix.type, MatrixLayout::kPlain, rows, matrix.cols, nullptr},
-                         .high_planes = true,
-                         .destination = memory + static_cast<uint64_t>(row / kPanelRows) * planes.high});
-    });
-    return part;
-  }
-
   void Attention(const LayerSource& layer, const LayerPlacement& place) {
     weights->attention_planes_.push_back(place.attention_planes);
     uint64_t low_bytes = 0;
     for (const auto& [matrix, rows] :
          {std::pair{&layer.query, &place.query}, std::pair{&layer.key, &place.key},
           std::pair{&layer.value, &place.value}, std::pair{&layer.output, &place.output}}) {
-      weights->matrices_.push_back(place.attention_planes ? HighMatrix(*matrix, *rows, &low_bytes)
-                                                          : Matrix(*matrix, *rows));
+      weights->matrices_.push_back(Matrix(*matrix, *rows, place.attention_planes ? &low_bytes : nullptr));
     }
     if (!place.attention_planes) return;
     CHECK(low_bytes == layer.attention_low->bytes);
@@ -158,17 +136,31 @@ struct Weights::Loader {
         {.offset = low.offset, .bytes = bytes, .first_piece = low.first_piece, .piece_bytes = bytes});
   }
 
-  MatrixPart Matrix(const MatrixSource& matrix, const MatrixPlacement& place) {
+  // low_bytes: none, or where high planes alone are to be resident: of the layer's low planes so far.
+  MatrixPart Matrix(const MatrixSource& matrix, const MatrixPlacement& place, uint64_t* low_bytes = nullptr) {
+    const PlanePanel planes = PanelPlanes(matrix.type, matrix.cols);
+    const bool cut = low_bytes != nullptr && planes.low > 0;
+    const uint64_t panel_bytes = cut ? planes.high : planes.high + planes.low;
     MatrixPart part;
     part.type = matrix.type;
     part.cols = matrix.cols;
-    part.resident = {matrix.type, MatrixLayout::kPanels, place.resident_rows, matrix.cols, nullptr};
-    std::byte* panels = Take(PanelMatrixBytes(matrix.type, place.resident_rows, matrix.cols), kCacheLine);
-    part.resident.data = panels;
+    const auto panels = static_cast<uint64_t>((place.resident_rows + kPanelRows - 1) / kPanelRows);
+    std::byte* const memory = Take(panels * panel_bytes, kCacheLine);
+    part.resident = {matrix.type,
+                     MatrixLayout::kPanels,
+                     place.resident_rows,
+                     matrix.cols,
+                     memory,
+                     cut ? PlaneState::kHigh : PlaneState::kWhole};
+    if (cut) {
+      part.low_offset = *low_bytes;
+      *low_bytes += LowPlanesBytes(matrix.type, matrix.rows, matrix.cols);
+    }
     ForEachChunk(matrix, place, 0, place.resident_rows, [&](const StreamRange& range, int32_t row, int32_t rows) {
       ranges.push_back(range);
       actions.push_back({.plain = {matrix.type, MatrixLayout::kPlain, rows, matrix.cols, nullptr},
-                         .destination = panels + PanelMatrixBytes(matrix.type, row, matrix.cols)});
+                         .high_planes = cut,
+                         .destination = memory + static_cast<uint64_t>(row / kPanelRows) * panel_bytes});
     });
     ForEachChunk(matrix, place, place.resident_rows, matrix.rows, [&](const StreamRange& range, int32_t, int32_t rows) {
       weights->schedule_.push_back(range);
