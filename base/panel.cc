@@ -154,6 +154,17 @@ void PackPanel(QuantType type, const std::array<const std::byte*, kPanelRows>& r
   }
 }
 
+void PackPanels(QuantType type, int64_t rows, int64_t cols, const std::byte* plain, std::byte* panels) {
+  const uint64_t row_bytes = RowBytes(type, cols), panel_bytes = PanelBytes(type, cols);
+  for (int64_t first = 0; first < rows; first += kPanelRows, panels += panel_bytes) {
+    std::array<const std::byte*, kPanelRows> of_panel = {};
+    for (int64_t i = 0; i < std::min<int64_t>(kPanelRows, rows - first); ++i) {
+      of_panel[static_cast<size_t>(i)] = plain + static_cast<uint64_t>(first + i) * row_bytes;
+    }
+    PackPanel(type, of_panel, cols, panels);
+  }
+}
+
 void UnpackPanelRow(QuantType type, const std::byte* panel, int lane, int64_t cols, std::byte* row) {
   CHECK(lane >= 0 && lane < kPanelRows);
   if (!IsFloatType(type)) return UnpackQuantizedRow(type, panel, lane, cols, row);

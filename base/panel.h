@@ -39,6 +39,8 @@ uint64_t PanelMatrixBytes(QuantType type, int64_t rows, int64_t cols);
 
 // rows[i]: plain row i of the panel, or nullptr for a row that does not exist. panel: PanelBytes bytes.
 void PackPanel(QuantType type, const std::array<const std::byte*, kPanelRows>& rows, int64_t cols, std::byte* panel);
+// A matrix of plain rows, one after the other, as panels.
+void PackPanels(QuantType type, int64_t rows, int64_t cols, const std::byte* plain, std::byte* panels);
 // The plain bytes of one row of a panel. row: RowBytes bytes.
 void UnpackPanelRow(QuantType type, const std::byte* panel, int lane, int64_t cols, std::byte* row);
 

@@ -20,13 +20,7 @@ constexpr QuantShape kQ5_K{4, 1, 0, 32, ScaleKind::kBytePair};
 constexpr QuantShape kQ6_K{4, 2, 32, 16, ScaleKind::kByte};
 constexpr QuantShape kIQ4_NL{4, 0, 0, 32, ScaleKind::kHalf};
 
-// Byte offsets inside a block, as the GGUF specification of ggml lays the structs out.
-struct BlockOffsets {
-  uint8_t d = 0, m = 0;       // halves
-  uint8_t scales = 0;         // of the groups
-  uint8_t low = 0, high = 0;  // codes
-};
-constexpr BlockOffsets OffsetsOf(QuantType type) {
+constexpr BlockOffsets FindOffsets(QuantType type) {
   switch (type) {
     case QuantType::kQ4_0:
     case QuantType::kQ8_0:
@@ -145,7 +139,7 @@ TableShape TableOf(const QuantShape& shape, int64_t lanes) {
 }
 
 constexpr CodePlace FindPlace(QuantType type, int weight) {
-  const BlockOffsets offsets = OffsetsOf(type);
+  const BlockOffsets offsets = FindOffsets(type);
   const auto place = [&](int low_byte, int low_shift, int high_byte = 0, int high_shift = 0) {
     return CodePlace{static_cast<uint16_t>(offsets.low + low_byte), static_cast<uint16_t>(offsets.high + high_byte),
                      static_cast<uint8_t>(low_shift), static_cast<uint8_t>(high_shift)};
@@ -245,6 +239,8 @@ int CodeValue(QuantType type, int code) {
   return code - ShapeOf(type).offset;
 }
 
+BlockOffsets OffsetsOf(QuantType type) { return FindOffsets(type); }
+
 CodePlace PlaceOf(QuantType type, int weight) { return PlacesOf(type)[static_cast<size_t>(weight)]; }
 
 Codes LoadCodes(QuantType type, const std::byte* row, int64_t index) {
@@ -282,7 +278,7 @@ void StoreCodes(QuantType type, const Codes& codes, int64_t index, std::byte* ro
 StoredScales LoadScales(QuantType type, const std::byte* row, int64_t group) {
   const QuantTraits& traits = TraitsOf(type);
   const QuantShape& shape = ShapeOf(type);
-  const BlockOffsets offsets = OffsetsOf(type);
+  const BlockOffsets offsets = FindOffsets(type);
   const int64_t groups = traits.block_weights / shape.group_weights;
   row += group / groups * traits.block_bytes;
   StoredScales stored;
@@ -295,7 +291,7 @@ StoredScales LoadScales(QuantType type, const std::byte* row, int64_t group) {
 void StoreScales(QuantType type, const StoredScales& scales, int64_t group, std::byte* row) {
   const QuantTraits& traits = TraitsOf(type);
   const QuantShape& shape = ShapeOf(type);
-  const BlockOffsets offsets = OffsetsOf(type);
+  const BlockOffsets offsets = FindOffsets(type);
   const int64_t groups = traits.block_weights / shape.group_weights;
   row += group / groups * traits.block_bytes;
   std::memcpy(row + offsets.d, &scales.d, sizeof scales.d);

@@ -43,6 +43,14 @@ inline constexpr std::array<int8_t, 16> kIq4Values = {-127, -104, -83, -65, -49,
 // The number that a code stands for, before its scale.
 int CodeValue(QuantType type, int code);
 
+// Byte offsets inside a block, as the GGUF specification of ggml lays the structs out.
+struct BlockOffsets {
+  uint8_t d = 0, m = 0;       // halves
+  uint8_t scales = 0;         // of the groups
+  uint8_t low = 0, high = 0;  // codes
+};
+BlockOffsets OffsetsOf(QuantType type);
+
 // Where a weight of a block keeps its code: (low | high << low_bits), each a field of one byte.
 struct CodePlace {
   uint16_t low_byte = 0, high_byte = 0;  // from the block's start

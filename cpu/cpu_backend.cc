@@ -68,11 +68,17 @@ class CpuBackend : public Backend {
     if (!from.empty()) std::memcpy(to, from.data(), from.size());
     return absl::OkStatus();
   }
+  absl::Status ReadMemory(DeviceAddress from, std::span<std::byte> to) override {
+    if (!to.empty()) std::memcpy(to.data(), from, to.size());
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::unique_ptr<HostMemory>> NewHostMemory(uint64_t bytes) override {
     ASSIGN_OR_RETURN(AlignedBuffer memory, NewBuffer(bytes));
     return std::make_unique<CpuHostMemory>(std::move(memory));
   }
   absl::Status ReserveStaging(uint64_t) override { return absl::OkStatus(); }
+  uint64_t JoinRoomBytes(uint64_t) const override { return 0; }
+  absl::Status ReserveJoinRoom(uint64_t) override { return absl::OkStatus(); }
   absl::StatusOr<DeviceAddress> Stage(std::span<const std::byte> host) override { return host.data(); }
   void Unstage(Ticket) override {}
 

@@ -117,7 +117,7 @@ struct MatrixView {
   int32_t rows = 0;
   int32_t cols = 0;
   DeviceAddress data = nullptr;
-  // Panels in planes, one panel's after the other; MatMul alone takes them. Not in precise mode, nor on a GPU.
+  // Panels in planes, one panel's after the other; MatMul alone takes them. Not in precise mode.
   PlaneState planes = PlaneState::kWhole;
   DeviceAddress low = nullptr;  // kBoth; 64-byte aligned
 };
@@ -266,12 +266,18 @@ class Backend {
   virtual void FreeMemory(std::byte* memory) = 0;
   // Copies host bytes into it. Waits.
   virtual absl::Status WriteMemory(std::span<const std::byte> from, std::byte* to) = 0;
+  // Copies bytes of it to the host. Waits.
+  virtual absl::Status ReadMemory(DeviceAddress from, std::span<std::byte> to) = 0;
 
   // Host memory that Stage copies from at full speed (page-locked where there is a device), touched where the backend
   // touches its memory. ResourceExhausted names the bytes.
   virtual absl::StatusOr<std::unique_ptr<HostMemory>> NewHostMemory(uint64_t bytes) = 0;
   // Room for staged copies, at once and once; nothing where host memory is shared.
   virtual absl::Status ReserveStaging(uint64_t bytes) = 0;
+  // Room where pages and panels in planes are put together, at once and once: before operations read some whose longest
+  // page or panel has so many bytes. Nothing where each thread does that in memory of its own.
+  virtual uint64_t JoinRoomBytes(uint64_t longest) const = 0;
+  virtual absl::Status ReserveJoinRoom(uint64_t longest) = 0;
   // Where operations find these host bytes: the bytes themselves, or a copy that is made before operations enqueued
   // from now on. The bytes stay untouched until the ticket of the last operation that reads them is done. REQUIRES:
   // what is staged and not yet given up fits the room.

@@ -103,6 +103,10 @@ class SimulatedDevice : public Backend {
     link_.Await();
     return absl::OkStatus();
   }
+  absl::Status ReadMemory(DeviceAddress from, std::span<std::byte> to) override {
+    Read(from);
+    return inner_->ReadMemory(from, to);
+  }
   absl::StatusOr<std::unique_ptr<HostMemory>> NewHostMemory(uint64_t bytes) override {
     return inner_->NewHostMemory(bytes);
   }
@@ -112,6 +116,8 @@ class SimulatedDevice : public Backend {
     ASSIGN_OR_RETURN(staging_, AllocateMemory(bytes));
     return absl::OkStatus();
   }
+  uint64_t JoinRoomBytes(uint64_t longest) const override { return inner_->JoinRoomBytes(longest); }
+  absl::Status ReserveJoinRoom(uint64_t longest) override { return inner_->ReserveJoinRoom(longest); }
   absl::StatusOr<DeviceAddress> Stage(std::span<const std::byte> host) override;
   void Unstage(Ticket) override {
     slots_.GiveBackOldest();  // its operations are done: they are when their calls return

@@ -31,6 +31,25 @@ DOGSTAR_HD float FloatOfBits(uint32_t bits) {
 #endif
 }
 
+DOGSTAR_HD uint32_t BitsOfFloat(float value) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(value);
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+#endif
+}
+
+// *sum += value, where all threads of a block may add.
+DOGSTAR_HD void AddShared(int32_t* sum, int32_t value) {
+#if defined(__CUDA_ARCH__)
+  atomicAdd(sum, value);
+#else
+  *sum += value;
+#endif
+}
+
 DOGSTAR_HD bool IsFinite(float x) { return x - x == 0; }
 DOGSTAR_HD float Magnitude(float x) { return x < 0 ? -x : x; }
 DOGSTAR_HD float Nearest(float x) { return rintf(x); }  // even where it is halfway

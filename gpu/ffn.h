@@ -19,9 +19,10 @@ struct RowBlock {
   int32_t page = 0;                 // blocks of a page are neighbours
   int32_t sum_group = 0;            // of its page
   int32_t block_in_page = 0;
-  int32_t first_group = 0;  // of its runs, in the call's list of groups
-  int32_t runs = 0;         // that exist
-  uint32_t used = 0;        // bit i: row i is used
+  int32_t first_group = 0;   // of its runs, in the call's list of groups
+  int32_t runs = 0;          // that exist
+  int32_t choice_block = 0;  // where tokens choose: its place among all blocks of the call
+  uint32_t used = 0;         // bit i: row i is used
 };
 
 // z of a call's blocks: [rows][32 * blocks], quantized as activations are.
@@ -69,13 +70,27 @@ struct DownTask {
   const std::byte* scales = nullptr;  // the layer's down-scale table; null for float types
   ActivationView z;
   int32_t rows = 0, dim = 0;
-  float* sum = nullptr;   // [rows][dim], of the pages of sum_group so far
-  int32_t sum_group = 0;  // of the last page before this call
-  float* y = nullptr;     // [rows][dim], of the groups before it
+  float* sum = nullptr;      // [rows][dim], of the pages of sum_group so far
+  int32_t sum_group = 0;     // of the last page before this call
+  float* y = nullptr;        // [rows][dim], of the groups before it
+  bool misses_bits = false;  // the pages were made without their low planes
 
   DOGSTAR_HD int64_t panels() const { return (int64_t{dim} + kLanes - 1) / kLanes; }
   DOGSTAR_HD int64_t Blocks() const { return TileBlocks(panels(), rows); }
 };
+
+// What the exact sum of a run starts with; code_sum: of its int8 codes of z; outlier: the run's.
+template <typename Format>
+DOGSTAR_HD int32_t StartOfRun(int32_t code_sum, int32_t outlier, bool misses_bits) {
+  const int32_t start = -Format::kOffset * code_sum;
+  if constexpr (MissingOf<Format>::kMean > 0 && Format::kOffset > 0) {
+    if (misses_bits) {
+      return static_cast<int32_t>(MissingOf<Format>::kStart * static_cast<float>(start)) +
+             MissingOfOutlier<Format>(outlier);
+    }
+  }
+  return start;
+}
 
 // Outputs on their way through pages: partial sums of a page, of a group of pages, of all groups before it.
 template <int kCount>
@@ -168,8 +183,11 @@ struct DownKernel {
     for (int r = 0; r < kTileRows && at.first_row + r < task.rows; ++r) {
       const int64_t row = at.first_row + r;
       for (int run = 0; run < block.runs; ++run) {
-        shared->sums[r][at.part][run][at.lane] = QuadSum<Format>(
-            quads, task.z, row, b, run * quads_of_run, quads_of_run, CodeSumOfRun(row, b, run), codes, at.lane);
+        const int32_t outlier =
+            OutlierWithin(task.z.outliers[row * task.z.blocks() + b], run * quads_of_run, quads_of_run);
+        const int32_t start = StartOfRun<Format>(CodeSumOfRun(row, b, run), outlier, task.misses_bits);
+        shared->sums[r][at.part][run][at.lane] =
+            QuadSum<Format>(quads, task.z, row, b, run * quads_of_run, quads_of_run, start, outlier, codes, at.lane);
       }
     }
   }
@@ -191,8 +209,8 @@ struct DownKernel {
     const int64_t at = place.row() * task.z.blocks() + b;
     const float d = task.z.scales[at];
     for (int run = 0; run < block.runs; ++run) {
-      const GroupScale scale =
-          gpu::ScaleOf<Format>(task.scales, task.groups[block.first_group + run], task.dim, output);
+      const GroupScale scale = WithMissingBits<Format>(
+          gpu::ScaleOf<Format>(task.scales, task.groups[block.first_group + run], task.dim, output), task.misses_bits);
       local->partial[0] = Fma(d * scale.d, static_cast<float>(sums[run][place.lane]), local->partial[0]);
       if constexpr (Format::kMinimum) {
         const int quads_of_run = task.run_rows / 4;

@@ -105,6 +105,17 @@ struct GroupScale {
   float d = 0, m = 0;
 };
 
+// Codes without the bits of their low plane (base/bit_planes.h), which count as their mean. Of signed formats they are
+// filled instead.
+template <typename Format>
+struct MissingOf {
+  static constexpr int kBits = Format::kLowBits + Format::kHighBits;
+  static constexpr int kLowBits = kBits < 4 ? 0 : kBits == 4 ? 1 : kBits - 4;
+  static constexpr float kMean = Format::kSigned ? 0.0f : static_cast<float>((1 << kLowBits) - 1) / 2;
+  // What exact sums start with, over that of whole codes.
+  static constexpr float kStart = Format::kOffset == 0 ? 1.0f : 1.0f - kMean / static_cast<float>(Format::kOffset);
+};
+
 // Of a scale table with `lanes` lanes.
 template <typename Format>
 DOGSTAR_HD GroupScale ScaleOf(const std::byte* table, int64_t group, int64_t lanes, int64_t lane) {

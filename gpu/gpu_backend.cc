@@ -9,20 +9,23 @@
 #include <utility>
 #include <vector>
 
+#include "base/bit_planes.h"
 #include "base/panel.h"
 #include "base/units.h"
 #include "device/rope_table.h"
 #include "device/staging_ring.h"
 #include "fmt/format.h"
+#include "gpu/gpu_ffn.h"
 #include "gpu/gpu_objects.h"
 #include "gpu/host_runtime.h"
 
 namespace dogstar {
 namespace {
 
-constexpr int32_t kNoGroup = -1;  // of no pages
 constexpr uint64_t kTensorAlignment = 256, kWeightAlignment = 4096;
-constexpr uint64_t kAlignmentBytes = 64 * 1024;  // lost between some dozens of things, at most
+constexpr uint64_t kAlignmentBytes = 64 * 1024;                          // lost between some dozens of things, at most
+constexpr uint64_t kJoinedBytes = uint64_t{4} << 20, kJoinedShare = 64;  // at most that share of the budget
+constexpr uint64_t kMostBlockWeights = 256;
 
 using gpu::ActivationView;
 using gpu::Runtime;
@@ -30,7 +33,7 @@ using gpu::Runtime;
 class GpuBackend : public Backend {
  public:
   GpuBackend(std::unique_ptr<Runtime> runtime, uint64_t memory_bytes)
-      : runtime_(std::move(runtime)), memory_bytes_(memory_bytes) {}
+      : runtime_(std::move(runtime)), launcher_(runtime_.get()), ffn_(runtime_.get()), memory_bytes_(memory_bytes) {}
 
   absl::Status Init(uint64_t reserved_bytes) {
     used_ = reserved_bytes + kAlignmentBytes;
@@ -40,6 +43,8 @@ class GpuBackend : public Backend {
       ASSIGN_OR_RETURN(DeviceMemory memory, NewMemory(Runtime::kSendBytes));
       *list = SentList(std::move(memory));
     }
+    ASSIGN_OR_RETURN(DeviceMemory memory, NewMemory(kMostBlockWeights * sizeof(CodePlace)));
+    code_places_ = SentList(std::move(memory));
     return absl::OkStatus();
   }
 
@@ -63,6 +68,9 @@ class GpuBackend : public Backend {
   absl::Status WriteMemory(std::span<const std::byte> from, std::byte* to) override {
     return from.empty() ? absl::OkStatus() : runtime_->CopyIn(from, to);
   }
+  absl::Status ReadMemory(DeviceAddress from, std::span<std::byte> to) override {
+    return to.empty() ? absl::OkStatus() : runtime_->CopyOut(from, to);
+  }
   absl::StatusOr<std::unique_ptr<HostMemory>> NewHostMemory(uint64_t bytes) override {
     return runtime_->NewHostMemory(bytes);
   }
@@ -70,6 +78,15 @@ class GpuBackend : public Backend {
     ASSIGN_OR_RETURN(staging_, NewMemory(bytes));
     runtime_->Wait(runtime_->Record());  // cleared before the first staged copy, which other work does not wait for
     places_ = StagingRing(bytes);
+    return absl::OkStatus();
+  }
+  // Of pages and panels at a time so many that what is put together stays in a GPU's cache.
+  uint64_t JoinRoomBytes(uint64_t longest) const override {
+    return std::max(longest, std::min(kJoinedBytes, memory_bytes_ / kJoinedShare));
+  }
+  absl::Status ReserveJoinRoom(uint64_t longest) override {
+    ASSIGN_OR_RETURN(join_room_, NewMemory(JoinRoomBytes(longest)));
+    ffn_.SetJoinRoom({join_room_.data(), join_room_.bytes()});
     return absl::OkStatus();
   }
   absl::StatusOr<DeviceAddress> Stage(std::span<const std::byte> host) override;
@@ -103,6 +120,7 @@ class GpuBackend : public Backend {
   void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) override;
   absl::Status Download(const Tensor& src, int32_t first_row, int32_t rows, std::span<float> values) override {
     CHECK(static_cast<int64_t>(values.size()) == int64_t{rows} * src.cols());
+    RETURN_IF_ERROR(std::exchange(error_, absl::OkStatus()));
     return runtime_->CopyOut(reinterpret_cast<const std::byte*>(ValuesOf(src) + int64_t{first_row} * src.cols()),
                              std::as_writable_bytes(values));
   }
@@ -145,26 +163,31 @@ class GpuBackend : public Backend {
   void Attention(const AttentionParams& params, LayerIndex layer, const AttentionMask& mask, const KvStore& store,
                  const Tensor& q, Tensor* out) override;
 
-  void FfnBegin(const FfnParams& params, const Activations& x, int32_t rows, FfnJob* job) override;
-  Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) override;
-  FfnUse FfnAccumulateChosen(std::span<const FfnPageRef>, const RowChoice&, std::span<uint64_t>, FfnJob*) override {
-    CHECK(false);  // a run's plan refuses it
+  void FfnBegin(const FfnParams& params, const Activations& x, int32_t rows, FfnJob* job) override {
+    ffn_.Begin(params, static_cast<const GpuActivations&>(x), rows, JobOf(job));
+  }
+  Ticket FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) override {
+    ffn_.AccumulatePages(pages, JobOf(job));
+    return Now();
+  }
+  FfnUse FfnAccumulateChosen(std::span<const FfnPageRef> pages, const RowChoice& choice, std::span<uint64_t> chosen,
+                             FfnJob* job) override {
+    absl::StatusOr<FfnUse> use = ffn_.AccumulateChosen(pages, choice, chosen, JobOf(job));
+    if (use.ok()) return *use;
+    error_ = use.status();  // told by the next Download
     return {};
   }
   Ticket FfnAccumulateOverlay(const FfnOverlayRef&, FfnJob*) override {
-    CHECK(false);
+    CHECK(false);  // a run's plan refuses it
     return {};
   }
   void FfnAccumulateSum(const Tensor& sum, FfnJob* job) override {
-    auto* own = static_cast<GpuFfnJob*>(job);
-    CHECK(sum.cols() == own->shape().dim && sum.rows() >= own->rows);
-    CloseGroup(own);
-    Launch(gpu::AddKernel{ValuesOf(sum), own->y, int64_t{own->rows} * own->shape().dim});
+    ffn_.AccumulateSum(static_cast<const GpuTensor&>(sum), JobOf(job));
   }
   Ticket FfnEnd(FfnJob* job, Tensor* x) override {
-    auto& own = static_cast<GpuFfnJob&>(*job);
-    CloseGroup(&own);
-    AddTo(own.y, int64_t{own.rows} * own.shape().dim, x);
+    GpuFfnJob* const own = JobOf(job);
+    ffn_.End(own);
+    AddTo(own->y, int64_t{own->rows} * own->shape().dim, x);
     return Now();
   }
 
@@ -192,39 +215,30 @@ class GpuBackend : public Backend {
 
   template <typename Kernel>
   void Launch(const Kernel& kernel) {
-    if (kernel.Blocks() > 0) runtime_->Launch(kernel);
-  }
-  template <template <QuantType> typename Kernel, typename Task>
-  void LaunchOfType(QuantType type, const Task& task) {
-    gpu::WithType(type, [&]<QuantType kType>() {
-      Kernel<kType> kernel;
-      kernel.task = task;
-      runtime_->Launch(gpu::OfEveryType<Kernel>(kernel));
-    });
+    launcher_.Launch(kernel);
   }
   void Norm(const float* x, int32_t width, int64_t rows, DeviceAddress weight, float epsilon, float* out) {
     Launch(gpu::RmsNormKernel{x, reinterpret_cast<const float*>(weight), epsilon, width, rows, out});
   }
   void AddTo(const float* y, int64_t count, Tensor* x) { Launch(gpu::AddKernel{y, ValuesOf(x), count}); }
-  void Multiply(QuantType type, const gpu::ProductTask& task) {
-    if (task.Blocks() == 0) return;
-    if (task.rows >= gpu::kTiledFromRows) return LaunchOfType<gpu::TiledProduct>(type, task);
-    LaunchOfType<gpu::Product>(type, task);
-  }
-  void RunPages(GpuFfnJob* job);
-  void CloseGroup(GpuFfnJob* job);
-  void AddPage(const FfnPageRef& page, int32_t number, GpuFfnJob* job) const;
+  void MultiplyInRoom(const MatrixView& w, const gpu::ProductTask& task);
+  void JoinInRoom(const MatrixView& w, int64_t first_panel, int64_t count);
+  void PackInRoom(const MatrixView& w, int64_t first_panel, int32_t rows);
 
   std::unique_ptr<Runtime> runtime_;  // first: memory is freed through it
-  DevicePool pool_;                   // second: all else is of it
+  Launcher launcher_;
+  GpuFfn ffn_;
+  DevicePool pool_;  // before all that is of it
   const uint64_t memory_bytes_;
   uint64_t used_ = 0;
   std::vector<DeviceMemory> weights_;
   DeviceMemory staging_;
   StagingRing places_;
+  DeviceMemory join_room_;
+  absl::Status error_;           // of an operation that could not tell it
   std::deque<Ticket> unstaged_;  // of places_, oldest first
   RopeTables ropes_;
-  SentList rope_, slots_, index_, runs_, row_runs_;
+  SentList rope_, slots_, index_, runs_, row_runs_, code_places_;
 };
 
 absl::StatusOr<DeviceAddress> GpuBackend::Stage(std::span<const std::byte> host) {
@@ -263,7 +277,7 @@ void GpuBackend::GatherRows(const MatrixView& table, std::span<const int32_t> ro
 }
 
 void GpuBackend::MatMul(const MatrixView& w, const Activations& x, int32_t rows, int32_t out_col, Tensor* out) {
-  CHECK(w.layout == MatrixLayout::kPanels && w.planes == PlaneState::kWhole && out_col + w.rows <= out->cols());
+  CHECK(out_col + w.rows <= out->cols());
   gpu::ProductTask task;
   task.panels = {w.data, PanelBytes(w.type, w.cols), nullptr};
   task.w_rows = w.rows;
@@ -272,19 +286,67 @@ void GpuBackend::MatMul(const MatrixView& w, const Activations& x, int32_t rows,
   task.out = ValuesOf(out) + out_col;
   task.out_stride = out->cols();
   CHECK(task.x.cols == w.cols);
-  Multiply(w.type, task);
+  const bool cut = w.planes != PlaneState::kWhole && LowPlaneBits(w.type) > 0;
+  if (w.layout == MatrixLayout::kPanels && !cut) return launcher_.Multiply(w.type, task);
+  MultiplyInRoom(w, task);
+}
+
+// Panels are made in the room, as many at a time as it holds.
+void GpuBackend::MultiplyInRoom(const MatrixView& w, const gpu::ProductTask& task) {
+  const uint64_t panel_bytes = PanelBytes(w.type, w.cols);
+  const auto together = static_cast<int64_t>(join_room_.bytes() / panel_bytes), panels = task.panel_count();
+  CHECK(together > 0);
+  for (int64_t first = 0; first < panels; first += together) {
+    const int64_t count = std::min(together, panels - first);
+    gpu::ProductTask part = task;
+    part.panels.first = join_room_.data();
+    part.out = task.out + first * kPanelRows;
+    part.w_rows = static_cast<int32_t>(std::min<int64_t>(count * kPanelRows, w.rows - first * kPanelRows));
+    part.misses_bits = w.planes == PlaneState::kHigh;
+    if (w.layout == MatrixLayout::kPlain) {
+      PackInRoom(w, first, part.w_rows);
+    } else {
+      JoinInRoom(w, first, count);
+    }
+    launcher_.Multiply(w.type, part);
+  }
+}
+
+void GpuBackend::JoinInRoom(const MatrixView& w, int64_t first_panel, int64_t count) {
+  const PlanePanel planes = PanelPlanes(w.type, w.cols);
+  const auto first = static_cast<uint64_t>(first_panel);
+  const std::byte* const low = w.planes == PlaneState::kHigh ? nullptr : w.low + first * planes.low;
+  Launch(gpu::JoinKernel{.cut = gpu::PlaneCut::Of(w.type),
+                         .pieces = nullptr,
+                         .piece = {w.data + first * planes.high, low, join_room_.data()},
+                         .high_panel = planes.high,
+                         .low_panel = planes.low,
+                         .out_panel = PanelBytes(w.type, w.cols),
+                         .panels = static_cast<uint32_t>(count),
+                         .blocks = static_cast<uint32_t>(w.cols / kQuantBlock)});
+}
+
+void GpuBackend::PackInRoom(const MatrixView& w, int64_t first_panel, int32_t rows) {
+  const uint64_t row_bytes = RowBytes(w.type, w.cols);
+  gpu::PanelsKernel pack{.format = gpu::PlainFormat::Of(w.type),
+                         .places = nullptr,
+                         .plain = w.data + static_cast<uint64_t>(first_panel * kPanelRows) * row_bytes,
+                         .row_bytes = row_bytes,
+                         .rows = rows,
+                         .cols = w.cols,
+                         .panels = join_room_.data(),
+                         .panel_bytes = PanelBytes(w.type, w.cols)};
+  if (!IsFloatType(w.type)) {
+    std::vector<CodePlace> of_type;
+    for (int32_t i = 0; i < TraitsOf(w.type).block_weights; ++i) of_type.push_back(PlaceOf(w.type, i));
+    pack.places = reinterpret_cast<const CodePlace*>(code_places_.Update(runtime_.get(), BytesOf(of_type)));
+  }
+  Launch(pack);
 }
 
 void GpuBackend::PackPanels(const MatrixView& plain, std::byte* panels) {
-  const uint64_t row_bytes = RowBytes(plain.type, plain.cols), panel_bytes = PanelBytes(plain.type, plain.cols);
   std::vector<std::byte> packed(PanelMatrixBytes(plain.type, plain.rows, plain.cols));
-  for (int32_t first = 0; first < plain.rows; first += kPanelRows) {
-    std::array<const std::byte*, kPanelRows> rows{};
-    for (int32_t i = 0; i < std::min(kPanelRows, plain.rows - first); ++i) {
-      rows[static_cast<size_t>(i)] = plain.data + static_cast<uint64_t>(first + i) * row_bytes;
-    }
-    PackPanel(plain.type, rows, plain.cols, packed.data() + static_cast<uint64_t>(first / kPanelRows) * panel_bytes);
-  }
+  dogstar::PackPanels(plain.type, plain.rows, plain.cols, plain.data, packed.data());
   const absl::Status copied = WriteMemory(packed, panels);
   CHECK(copied.ok());
 }
@@ -349,130 +411,6 @@ void GpuBackend::Attention(const AttentionParams& params, LayerIndex layer, cons
     kernel.pairs = std::min(kv.score_rows(), pairs - first);
     Launch(kernel);
   }
-}
-
-void GpuBackend::FfnBegin(const FfnParams& params, const Activations& x, int32_t rows, FfnJob* job) {
-  auto& own = static_cast<GpuFfnJob&>(*job);
-  CHECK(rows <= own.shape().rows && params.layout.dim == own.shape().dim);
-  own.layout = params.layout;
-  own.activation = params.activation;
-  own.down_scales = params.down_scales;
-  own.x = static_cast<const GpuActivations&>(x).view();
-  own.rows = rows;
-  own.capture = own.capture_up = nullptr;
-  if (params.capture != nullptr) {
-    own.capture = ValuesOf(params.capture);
-    own.capture_stride = params.capture->cols();
-  }
-  if (params.capture_up != nullptr) {
-    own.capture_up = ValuesOf(params.capture_up);
-    own.capture_stride = params.capture_up->cols();
-  }
-  own.sum_group = kNoGroup;
-  Launch(gpu::ClearKernel{own.sum, int64_t{rows} * own.shape().dim});
-  Launch(gpu::ClearKernel{own.y, int64_t{rows} * own.shape().dim});
-}
-
-void GpuBackend::AddPage(const FfnPageRef& page, int32_t number, GpuFfnJob* job) const {
-  const FfnPageLayout& layout = job->layout;
-  const uint64_t gate_bytes = PanelBytes(layout.gate_type, layout.dim),
-                 up_bytes = PanelBytes(layout.up_type, layout.dim);
-  const int32_t runs = (page.row_count + layout.run_rows - 1) / layout.run_rows;
-  const int32_t runs_per_block = kBlockRows / layout.run_rows;
-  for (int32_t b = 0; b * kBlockRows < page.row_count; ++b) {
-    const int32_t left = page.row_count - b * kBlockRows;
-    gpu::RowBlock block;
-    block.used = left >= kBlockRows ? ~0U : (1U << left) - 1;
-    if (page.row_mask != nullptr) block.used &= static_cast<uint32_t>(page.row_mask[b / 2] >> (b % 2 * kBlockRows));
-    if (block.used == 0) continue;
-    block.down = page.data + layout.down_offset;
-    block.first_row = page.first_row + b * kBlockRows;
-    block.page = number;
-    block.sum_group = layout.SumGroupOf(page.first_row);
-    block.block_in_page = b;
-    block.runs = std::min(runs - b * runs_per_block, runs_per_block);
-    block.first_group = static_cast<int32_t>(job->pages.groups.size());
-    for (int32_t run = 0; page.run_groups != nullptr && run < block.runs; ++run) {
-      job->pages.groups.push_back(page.run_groups[b * runs_per_block + run]);
-    }
-    for (int32_t panel = 2 * b; panel < 2 * b + 2; ++panel) {
-      job->pages.gate.push_back(page.data + layout.gate_offset + static_cast<uint64_t>(panel) * gate_bytes);
-      job->pages.up.push_back(page.data + layout.up_offset + static_cast<uint64_t>(panel) * up_bytes);
-    }
-    job->pages.blocks.push_back(block);
-  }
-}
-
-Ticket GpuBackend::FfnAccumulatePages(std::span<const FfnPageRef> pages, FfnJob* job) {
-  auto& own = static_cast<GpuFfnJob&>(*job);
-  const auto room = static_cast<size_t>(own.rows_together() / kBlockRows);
-  int32_t number = 0;
-  for (const FfnPageRef& page : pages) {
-    CHECK(page.planes == PlaneState::kWhole && page.row_index == nullptr);
-    const auto blocks = static_cast<size_t>((page.row_count + kBlockRows - 1) / kBlockRows);
-    CHECK(blocks <= room);
-    if (own.pages.blocks.size() + blocks > room) RunPages(&own);
-    AddPage(page, number++, &own);
-  }
-  RunPages(&own);
-  return Now();
-}
-
-// The sum so far goes to y.
-void GpuBackend::CloseGroup(GpuFfnJob* job) {
-  const int64_t count = int64_t{job->rows} * job->shape().dim;
-  Launch(gpu::AddKernel{job->sum, job->y, count});
-  Launch(gpu::ClearKernel{job->sum, count});
-  job->sum_group = kNoGroup;
-}
-
-void GpuBackend::RunPages(GpuFfnJob* job) {
-  PageLists& lists = job->pages;
-  if (lists.blocks.empty()) return;
-  std::vector<std::byte> bytes;
-  const auto append = [&](std::span<const std::byte> part) {
-    const size_t at = (bytes.size() + 15) / 16 * 16;
-    bytes.resize(at);
-    bytes.insert(bytes.end(), part.begin(), part.end());
-    return job->lists + at;
-  };
-  const std::byte* const gate = append(BytesOf(lists.gate));
-  const std::byte* const up = append(BytesOf(lists.up));
-  const auto* blocks = reinterpret_cast<const gpu::RowBlock*>(append(BytesOf(lists.blocks)));
-  const auto* groups = reinterpret_cast<const uint16_t*>(append(BytesOf(lists.groups)));
-  runtime_->Send(bytes, job->lists);
-
-  const auto count = static_cast<int32_t>(lists.blocks.size());
-  ActivationView z = job->z;
-  z.cols = count * kBlockRows;
-  gpu::ProductTask product{.panels = {}, .w_rows = z.cols, .x = job->x, .rows = job->rows, .out_stride = z.cols};
-  product.panels.list = reinterpret_cast<const std::byte* const*>(gate);
-  product.out = job->gate;
-  Multiply(job->layout.gate_type, product);
-  product.panels.list = reinterpret_cast<const std::byte* const*>(up);
-  product.out = job->up;
-  Multiply(job->layout.up_type, product);
-  Launch(gpu::ValuesKernel{job->activation, blocks, count, job->rows, job->gate, job->up, z, job->capture,
-                           job->capture_up, job->capture_stride});
-  const gpu::DownTask down = {.blocks = blocks,
-                              .block_count = count,
-                              .groups = groups,
-                              .run_rows = job->layout.run_rows,
-                              .panel_bytes = job->layout.down_panel_bytes,
-                              .scales = job->down_scales,
-                              .z = z,
-                              .rows = job->rows,
-                              .dim = job->layout.dim,
-                              .sum = job->sum,
-                              .sum_group = job->sum_group,
-                              .y = job->y};
-  if (job->rows >= gpu::kTiledFromRows) {
-    LaunchOfType<gpu::TiledDown>(job->layout.down_type, down);
-  } else {
-    LaunchOfType<gpu::Down>(job->layout.down_type, down);
-  }
-  job->sum_group = lists.blocks.back().sum_group;
-  lists.Clear();
 }
 
 }  // namespace

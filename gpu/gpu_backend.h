@@ -1,6 +1,6 @@
 // The backend of a GPU: operations of device/backend.h as kernels (products.h, ffn.h, elements.h) on a Runtime.
 //
-// Not there: precise mode, matrices of plain rows, choices of rows by token, overlays, pages in planes.
+// Not there: precise mode, overlays, tables of plain rows to gather from.
 #pragma once
 
 #include <memory>

@@ -162,17 +162,39 @@ inline int32_t RowsTogether(const FfnJobShape& shape) {
   return static_cast<int32_t>(std::min<int64_t>(shape.ffn_rows, fit) + kBlockRows - 1) / kBlockRows * kBlockRows;
 }
 
-// What a call's pages are made of, as kernels read it: sent in one piece.
+// What a call's pages are made of, as kernels read it.
 struct PageLists {
   std::vector<const std::byte*> gate, up;  // panels
   std::vector<gpu::RowBlock> blocks;
   std::vector<uint16_t> groups;
+  std::vector<gpu::JoinPiece> cut;  // pages in planes
+  bool misses_bits = false;         // of all pages: they are there by their high planes alone
   void Clear() {
     gate.clear();
     up.clear();
     blocks.clear();
     groups.clear();
+    cut.clear();
   }
+  // Of all of it, sent.
+  static uint64_t Bytes(uint64_t block_count) {
+    return block_count * (4 * sizeof(std::byte*) + sizeof(gpu::RowBlock) + kMostRuns * sizeof(uint16_t) +
+                          sizeof(gpu::JoinPiece)) +
+           1024;
+  }
+
+ private:
+  static constexpr uint64_t kMostRuns = 8;  // of a block
+};
+
+// PageLists in device memory.
+struct SentPages {
+  const std::byte* const* gate = nullptr;
+  const std::byte* const* up = nullptr;
+  const gpu::RowBlock* blocks = nullptr;
+  const uint16_t* groups = nullptr;
+  const gpu::JoinPiece* cut = nullptr;
+  int32_t block_count = 0;
 };
 
 class GpuFfnJob : public FfnJob {
@@ -188,12 +210,17 @@ class GpuFfnJob : public FfnJob {
     return measure.used();
   }
   int32_t rows_together() const { return RowsTogether(shape_); }
+  int32_t choice_blocks() const { return (shape_.ffn_rows + kBlockRows - 1) / kBlockRows; }
   const FfnJobShape& shape() const { return shape_; }
 
   float *sum = nullptr, *y = nullptr;  // of a group of pages, of the groups before it
   float *gate = nullptr, *up = nullptr;
   gpu::ActivationView z;
-  std::byte* lists = nullptr;  // ListBytes
+  std::byte* lists = nullptr;  // of rows_together
+  // Of calls whose tokens choose: all rows' values, masks, weights of scores; lists of all blocks.
+  float *choice_values = nullptr, *choice_weights = nullptr;
+  uint32_t* choice_masks = nullptr;
+  std::byte* choice_lists = nullptr;
   // Of the FFN begun last.
   FfnPageLayout layout;
   FfnActivation activation = FfnActivation::kSilu;
@@ -213,17 +240,20 @@ class GpuFfnJob : public FfnJob {
     gate = cutter->Take<float>(most * together);
     up = cutter->Take<float>(most * together);
     z = CutActivations(most, together, cutter);
-    lists = cutter->Take<std::byte>(ListBytes());
-  }
-  uint64_t ListBytes() const {
-    const auto blocks = static_cast<uint64_t>(rows_together() / kBlockRows);
-    return blocks * (4 * sizeof(std::byte*) + sizeof(gpu::RowBlock) + 8 * sizeof(uint16_t)) + 1024;
+    lists = cutter->Take<std::byte>(PageLists::Bytes(together / kBlockRows));
+    if (shape_.choice_rows == 0) return;
+    const auto choosers = static_cast<uint64_t>(shape_.choice_rows), blocks = static_cast<uint64_t>(choice_blocks());
+    choice_values = cutter->Take<float>(choosers * blocks * kBlockRows);
+    choice_weights = cutter->Take<float>(blocks * kBlockRows);
+    choice_masks = cutter->Take<uint32_t>(choosers * blocks);
+    choice_lists = cutter->Take<std::byte>(PageLists::Bytes(blocks));
   }
 
   FfnJobShape shape_;
   DeviceMemory memory_;
 };
 
+inline GpuFfnJob* JobOf(FfnJob* job) { return static_cast<GpuFfnJob*>(job); }
 inline float* ValuesOf(Tensor* tensor) { return static_cast<GpuTensor*>(tensor)->values(); }
 inline const float* ValuesOf(const Tensor& tensor) { return static_cast<const GpuTensor&>(tensor).values(); }
 

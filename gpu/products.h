@@ -109,6 +109,7 @@ struct ProductTask {
   int32_t rows = 0;
   float* out = nullptr;  // out[t * out_stride + r]
   int64_t out_stride = 0;
+  bool misses_bits = false;  // the panels were made without their low planes
 
   DOGSTAR_HD int64_t panel_count() const { return (int64_t{w_rows} + kLanes - 1) / kLanes; }
   DOGSTAR_HD int64_t Blocks() const { return TileBlocks(panel_count(), rows); }
@@ -120,13 +121,27 @@ DOGSTAR_HD int32_t OutlierWithin(int32_t outlier, int first, int count) {
   return quad >= first && quad < first + count ? outlier : 0;
 }
 
-// The exact sum of columns from the products of their codes; code_sum: of the int8 codes of x; outlier: 0 where the
-// columns have none.
+// The exact sum of columns from what it starts with and the products of their codes; outlier: 0 where the columns have
+// none.
 template <typename Format>
-DOGSTAR_HD int32_t ExactSum(int32_t products, int32_t code_sum, int32_t outlier, const std::byte* codes, int lane) {
-  const int32_t sum = products - Format::kOffset * code_sum;
-  if (outlier == 0) return sum;
-  return sum + ValueAt<Format>(codes, outlier & (kBlockColumns - 1), lane) * (outlier >> 5);
+DOGSTAR_HD int32_t ExactSum(int32_t start, int32_t products, int32_t outlier, const std::byte* codes, int lane) {
+  if (outlier == 0) return start + products;
+  return start + products + ValueAt<Format>(codes, outlier & (kBlockColumns - 1), lane) * (outlier >> 5);
+}
+
+// What the missing bits of an outlier's weight are worth, in its product.
+template <typename Format>
+DOGSTAR_HD int32_t MissingOfOutlier(int32_t outlier) {
+  return static_cast<int32_t>(MissingOf<Format>::kMean * static_cast<float>(outlier >> 5));
+}
+
+// The scales of codes that may miss bits: their mean goes to the minimum where there is one, else to where sums start.
+template <typename Format>
+DOGSTAR_HD GroupScale WithMissingBits(GroupScale scale, bool misses_bits) {
+  if constexpr (Format::kMinimum) {
+    if (misses_bits) scale.m = Fma(scale.d, MissingOf<Format>::kMean, scale.m);
+  }
+  return scale;
 }
 
 // acc with a scale group's exact sum; d: of x; code_sum: of the group's codes of x, an outlier's included.
@@ -140,11 +155,10 @@ DOGSTAR_HD float AddGroup(const GroupScale& scale, float d, int32_t sum, int32_t
 // The exact sum of quads [first, first + count) of a block, `quads` its codes; code_sum: of their int8 codes of x.
 template <typename Format>
 DOGSTAR_HD int32_t QuadSum(const uint32_t* quads, const ActivationView& x, int64_t row, int64_t block, int first,
-                           int count, int32_t code_sum, const std::byte* codes, int lane) {
+                           int count, int32_t start, int32_t outlier, const std::byte* codes, int lane) {
   int32_t sum = 0;
   for (int k = first; k < first + count; ++k) sum = Dot4(quads[k], CodesAt(x, row, block * kBlockColumns + 4 * k), sum);
-  const int32_t outlier = OutlierWithin(x.outliers[row * x.blocks() + block], first, count);
-  return ExactSum<Format>(sum, code_sum, outlier, codes, lane);
+  return ExactSum<Format>(start, sum, outlier, codes, lane);
 }
 
 // Sum of the int8 codes of x of a block's group, whose first half is `half`.
@@ -152,6 +166,24 @@ template <typename Format>
 DOGSTAR_HD int32_t CodeSumOf(const ActivationView& x, int64_t at, int half) {
   const int32_t sum = x.code_sums[2 * at + half];
   return Format::kGroupsPerBlock == 1 ? sum + x.code_sums[2 * at + half + 1] : sum;
+}
+
+// What the exact sum of a block's group starts with; outlier: the group's. Where bits are missing the sums of the first
+// half and of both are rounded, so that it is what the CPU's tables of them give.
+template <typename Format>
+DOGSTAR_HD int32_t StartOfGroup(const ActivationView& x, int64_t at, int half, int32_t outlier, bool misses_bits) {
+  if constexpr (MissingOf<Format>::kMean > 0 && Format::kOffset > 0) {
+    if (misses_bits) {
+      constexpr int32_t kEighths = Format::kOffset / 8;
+      const auto start = [](int32_t code_sum) {
+        return static_cast<int32_t>(MissingOf<Format>::kStart * static_cast<float>(-8 * code_sum)) * kEighths;
+      };
+      const int32_t first = x.code_sums[2 * at], both = start(first + x.code_sums[2 * at + 1]);
+      const int32_t of_group = Format::kGroupsPerBlock == 1 ? both : half == 0 ? start(first) : both - start(first);
+      return of_group + MissingOfOutlier<Format>(outlier) / kEighths * kEighths;
+    }
+  }
+  return -Format::kOffset * CodeSumOf<Format>(x, at, half);
 }
 
 // A panel times eight rows a block of threads. Threads of a row's slices make exact sums of scale groups, then one
@@ -201,9 +233,10 @@ struct ProductKernel {
       for (int r = 0; r < kTileRows && at.first_row + r < task.rows; ++r) {
         const int64_t row = at.first_row + r, of_x = row * task.x.blocks() + begin + b;
         for (int g = 0; g < kGroups; ++g) {
-          shared->sums[r][b * kGroups + g][at.lane] =
-              QuadSum<Format>(quads, task.x, row, begin + b, g * kGroupQuads, kGroupQuads,
-                              CodeSumOf<Format>(task.x, of_x, g), block, at.lane);
+          const int32_t outlier = OutlierWithin(task.x.outliers[of_x], g * kGroupQuads, kGroupQuads);
+          const int32_t start = StartOfGroup<Format>(task.x, of_x, g, outlier, task.misses_bits);
+          shared->sums[r][b * kGroups + g][at.lane] = QuadSum<Format>(quads, task.x, row, begin + b, g * kGroupQuads,
+                                                                      kGroupQuads, start, outlier, block, at.lane);
         }
       }
     }
@@ -213,7 +246,8 @@ struct ProductKernel {
                       float* acc) const {
     for (int g = 0; g < count * kGroups; ++g) {
       const int64_t block = begin + g / kGroups, at = place.row() * task.x.blocks() + block;
-      const GroupScale scale = ScaleOf<Format>(scales, begin * kGroups + g, kLanes, place.lane);
+      const GroupScale scale =
+          WithMissingBits<Format>(ScaleOf<Format>(scales, begin * kGroups + g, kLanes, place.lane), task.misses_bits);
       const float d = task.x.scales[at];
       *acc = Fma(scale.d * d, static_cast<float>(shared.sums[place.part][g][place.lane]), *acc);
       if constexpr (Format::kMinimum) {

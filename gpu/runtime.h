@@ -15,8 +15,11 @@
 #include "base/quant.h"
 #include "base/status.h"
 #include "device/backend.h"
+#include "gpu/choice.h"
 #include "gpu/elements.h"
 #include "gpu/ffn.h"
+#include "gpu/plain.h"
+#include "gpu/planes.h"
 #include "gpu/products.h"
 #include "gpu/tiles.h"
 
@@ -32,8 +35,9 @@ using OfEveryType =
 
 using KernelCall =
     std::variant<OfEveryType<Product>, OfEveryType<TiledProduct>, OfEveryType<Down>, OfEveryType<TiledDown>,
-                 OfEveryType<GatherKernel>, PrepareKernel, ValuesKernel, AddKernel, AddBiasKernel, ScaleKernel,
-                 ClearKernel, GatedKernel, RopeKernel, RmsNormKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
+                 OfEveryType<GatherKernel>, JoinKernel, PanelsKernel, GatesKernel, TimesUpKernel, KeepKernel,
+                 SelectKernel, PrepareKernel, ValuesKernel, AddKernel, AddBiasKernel, ScaleKernel, ClearKernel,
+                 GatedKernel, RopeKernel, RmsNormKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
 
 // work.template operator()<kType>() for the type.
 template <typename Work>

@@ -195,7 +195,8 @@ struct TiledProductKernel {
       GroupScale of_lanes[kGroups][2];
       DOGSTAR_UNROLL
       for (int i = 0; i < 2 * kGroups; ++i) {
-        of_lanes[i / 2][i % 2] = ScaleOf<Format>(scales, b * kGroups + i / 2, kLanes, place.at.Lane(2 * (i % 2)));
+        of_lanes[i / 2][i % 2] = WithMissingBits<Format>(
+            ScaleOf<Format>(scales, b * kGroups + i / 2, kLanes, place.at.Lane(2 * (i % 2))), task.misses_bits);
       }
       DOGSTAR_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
@@ -228,7 +229,8 @@ struct TiledProductKernel {
         const int64_t of_x = row * task.x.blocks() + b;
         const int32_t code_sum = CodeSumOf<Format>(task.x, of_x, group);
         const int32_t outlier = OutlierWithin(task.x.outliers[of_x], group * kGroupQuads, kGroupQuads);
-        const int32_t sum = ExactSum<Format>(products[i], code_sum, outlier, codes, at.Lane(i));
+        const int32_t start = StartOfGroup<Format>(task.x, of_x, group, outlier, task.misses_bits);
+        const int32_t sum = ExactSum<Format>(start, products[i], outlier, codes, at.Lane(i));
         const GroupScale& scale = of_lanes[group][i / 2];
         const float d = task.x.scales[of_x];
         acc[i] = AddGroup<Format>(scale, d, sum, code_sum + (outlier >> 5), acc[i]);
@@ -295,7 +297,8 @@ struct TiledDownKernel {
       for (int i = 0; i < 2; ++i) {
         const int64_t output = place.panel * kLanes + place.at.Lane(2 * i);
         if (output >= task.dim) continue;  // it does not exist, nor its scales
-        of_lanes[i] = ScaleOf<Format>(task.scales, task.groups[block.first_group + run], task.dim, output);
+        of_lanes[i] = WithMissingBits<Format>(
+            ScaleOf<Format>(task.scales, task.groups[block.first_group + run], task.dim, output), task.misses_bits);
       }
       DOGSTAR_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
@@ -308,7 +311,8 @@ struct TiledDownKernel {
           if (places[output] < 0) continue;
           const int64_t of_z = RowOf(place, output) * task.z.blocks() + b;
           const int32_t outlier = OutlierWithin(task.z.outliers[of_z], range.first, range.count);
-          const int32_t sum = ExactSum<Format>(products[i], code_sums[i], outlier, codes, place.at.Lane(i));
+          const int32_t start = StartOfRun<Format>(code_sums[i], outlier, task.misses_bits);
+          const int32_t sum = ExactSum<Format>(start, products[i], outlier, codes, place.at.Lane(i));
           const GroupScale& scale = of_lanes[i / 2];
           const float d = task.z.scales[of_z];
           sums->partial[output] = AddGroup<Format>(scale, d, sum, code_sums[i] + (outlier >> 5), sums->partial[output]);

@@ -50,11 +50,8 @@ void LowPlanesOfRows(QuantType type, int64_t cols, int64_t count, std::span<cons
     std::vector<std::byte> panel(PanelBytes(type, cols));
     const Range part = PartOf((count + kPanelRows - 1) / kPanelRows, 1, thread, pool->size());
     for (int64_t p = part.begin; p < part.end; ++p) {
-      std::array<const std::byte*, kPanelRows> of_panel = {};
-      for (int64_t i = 0; i < std::min<int64_t>(kPanelRows, count - p * kPanelRows); ++i) {
-        of_panel[static_cast<size_t>(i)] = rows.data() + static_cast<uint64_t>(p * kPanelRows + i) * row_bytes;
-      }
-      PackPanel(type, of_panel, cols, panel.data());
+      PackPanels(type, std::min<int64_t>(kPanelRows, count - p * kPanelRows), cols,
+                 rows.data() + static_cast<uint64_t>(p * kPanelRows) * row_bytes, panel.data());
       SplitPanels(type, cols, 1, panel.data(), nullptr, low.data() + static_cast<uint64_t>(p) * low_bytes);
     }
   });
