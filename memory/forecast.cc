@@ -124,18 +124,18 @@ struct PassForecaster {
 
  private:
   PassForecast WithDevice(int32_t rows) const {
-    const auto host = static_cast<double>(placement.host_bytes);
+    const auto host = static_cast<double>(placement.host_bytes), pages = static_cast<double>(placement.host_page_bytes);
     const double link_rate = request.device->link_bytes_per_second;
     const double processor = HostSeconds(model, placement, rates.kernels, rows);
     PassForecast pass;
-    if (placement.host_bytes > 0 && placement.host_tables) {
-      const double of_a_byte = processor / host;
+    if (placement.host_page_bytes > 0 && placement.host_tables) {
+      const double of_a_byte = processor / pages;
       const HybridSplit split = request.hybrid >= 0
                                     ? HybridSplit(request.hybrid)
                                     : HybridSplit(HybridRates{1 / link_rate, of_a_byte, of_a_byte, rows});
       pass.processor_share = split.ShareOf(rows);
     }
-    const double crosses = static_cast<double>(placement.complement_bytes) + (1 - pass.processor_share) * host;
+    const double crosses = static_cast<double>(placement.complement_bytes) + host - pass.processor_share * pages;
     pass.link = crosses / link_rate;
     pass.kernels = FullPassSeconds(model, placement, kernels(), rows, pass.processor_share);
     pass.seconds = std::max({read_seconds, pass.link, pass.kernels, pass.processor_share * processor});
@@ -172,6 +172,10 @@ Forecast MakeForecast(const ModelShape& model, const Placement& placement, const
   if (!placement.drafts_need_no_disk) return forecast;
 
   forecast.draft_seconds = DraftSeconds(model, placement, passes.kernels());
+  if (request.device != nullptr) {
+    const double link = static_cast<double>(placement.host_matrix_bytes) / request.device->link_bytes_per_second;
+    forecast.draft_seconds = std::max(forecast.draft_seconds, link);
+  }
   forecast.acceptance = request.acceptance.value_or(
       AssumedAcceptance(placement.resident_density - (1 - kPlaneWorth) * placement.plane_density));
   for (int32_t period = 2; period <= request.period; ++period) {

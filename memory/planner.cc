@@ -8,11 +8,20 @@
 #include "base/units.h"
 #include "device/backend.h"
 #include "fmt/format.h"
+#include "memory/host_tier.h"
 #include "memory/pager.h"
+#include "memory/plan_parts.h"
 #include "memory/staged_ranges.h"
 
 namespace dogstar {
 namespace {
+
+using plan::AttentionParts;
+using plan::kRounding;
+using plan::PlainFfnParts;
+using plan::RoundDown;
+using plan::RoundUp;
+using plan::StepRows;
 
 constexpr uint64_t kMiB = 1 << 20;
 constexpr uint64_t kCacheLine = 64;
@@ -32,21 +41,6 @@ constexpr uint64_t kRingShare = 24;
 constexpr uint64_t kRingEnough = 6 * kMiB, kRingShareAtMost = 12;
 // A read of neighbouring pages or rows; a quarter of the ring at most, so that several are in flight.
 constexpr uint64_t kRangeMax = kMiB;
-constexpr char kHostPages[] = "FFN rows, host memory";
-constexpr double kRounding = 1e-9;  // of shares that are whole numbers of pages
-
-int32_t RoundDown(int64_t value, int32_t step) { return static_cast<int32_t>(value / step * step); }
-int32_t RoundUp(int64_t value, int32_t step) { return RoundDown(value + step - 1, step); }
-
-// A layer's matrices with their places, attention first.
-using Part = std::pair<const MatrixShape*, MatrixPlacement*>;
-std::array<Part, 4> AttentionParts(const LayerShape& layer, LayerPlacement* place) {
-  return {Part{&layer.query, &place->query}, Part{&layer.key, &place->key}, Part{&layer.value, &place->value},
-          Part{&layer.output, &place->output}};
-}
-std::array<Part, 3> PlainFfnParts(const LayerShape& layer, LayerPlacement* place) {
-  return {Part{&layer.gate, &place->gate}, Part{&layer.up, &place->up}, Part{&layer.down, &place->down}};
-}
 
 // Calls function(matrix) for every matrix that streams or is loaded by chunks, down-scale tables included.
 template <typename Function>
@@ -61,9 +55,6 @@ void ForEachMatrix(const ModelShape& model, Function function) {
   }
   function(model.head);
 }
-
-// Rows that a matrix is cut into: as its checksums cut it, or panels.
-int32_t StepRows(const MatrixShape& matrix) { return matrix.chunk_rows > 0 ? matrix.chunk_rows : kPanelRows; }
 
 uint64_t AttentionBytes(const LayerShape& layer) {
   return layer.query.panel_bytes() + layer.key.panel_bytes() + layer.value.panel_bytes() + layer.output.panel_bytes();
@@ -268,24 +259,6 @@ class Filler {
     Close(std::move(line));
   }
 
-  // Pages that the device does not hold, the same share of each layer, within so many bytes. Gives what they take.
-  uint64_t HostPages(uint64_t bytes) {
-    if (!model_.packed) return 0;
-    PlanLine line{kHostPages, 0, 0, "not from the disk: over the link, or computed there"};
-    for (size_t i = 0; i < model_.layers.size(); ++i) line.total_bytes += AbsentPages(i) * PageBytes(i);
-    if (line.total_bytes == 0) return 0;
-    const double share = std::min(1.0, static_cast<double>(bytes) / static_cast<double>(line.total_bytes));
-    for (size_t i = 0; i < model_.layers.size(); ++i) {
-      const auto pages = static_cast<uint64_t>(share * static_cast<double>(AbsentPages(i)) + kRounding);
-      placement_.layers[i].host_pages = static_cast<int32_t>(pages);
-      line.resident_bytes += pages * PageBytes(i);
-    }
-    placement_.complement_bytes -= line.resident_bytes;
-    placement_.host_bytes = line.resident_bytes;
-    placement_.lines.push_back(std::move(line));
-    return placement_.host_bytes;
-  }
-
   Placement Take() { return std::move(placement_); }
   uint64_t left() const { return left_; }
 
@@ -422,13 +395,6 @@ class Filler {
     placement_.plane_density = planes / all;
   }
 
-  uint64_t PageBytes(size_t layer) const { return model_.layers[layer].pages.page_bytes; }
-  uint64_t AbsentPages(size_t layer) const {
-    const LayerPlacement& place = placement_.layers[layer];
-    const int32_t pages = model_.layers[layer].pages.page_count();
-    return static_cast<uint64_t>(pages - place.resident_pages - place.plane_pages);
-  }
-
   const ModelShape& model_;
   uint64_t left_;
   Placement placement_;
@@ -457,11 +423,12 @@ void SetChunks(const ModelShape& model, Placement* placement) {
 
 bool DraftsNeedNoDisk(const ModelShape& model, const PlanRequest& request, const Placement& placement) {
   const int32_t head_rows = request.draft_head_rows > 0 ? request.draft_head_rows : model.head.rows;
-  if (!model.packed || placement.head.resident_rows < head_rows) return false;
+  const int32_t held = request.draft_head_rows > 0 ? placement.head.resident_rows : placement.head.held_rows();
+  if (!model.packed || held < head_rows) return false;
   for (size_t i = 0; i < model.layers.size(); ++i) {
     LayerPlacement place = placement.layers[i];
     for (const auto& [matrix, where] : AttentionParts(model.layers[i], &place)) {
-      if (where->resident_rows != matrix->rows) return false;
+      if (where->held_rows() != matrix->rows) return false;
     }
   }
   return true;
@@ -490,7 +457,9 @@ absl::StatusOr<DeviceRoom> RoomOfDevice(const ModelShape& model, const PlanReque
 // Fixed costs first, weights in device memory where there is one.
 void AddFixedLines(const PlanRequest& request, const Ring& ring, Placement* placement) {
   const bool device = request.device_bytes.has_value();
-  for (PlanLine& line : placement->lines) line.on_device = device && line.what != kHostPages;
+  for (PlanLine& line : placement->lines) {
+    line.on_device = device && !IsOfHostTier(line);
+  }
   std::vector<PlanLine> lines;
   for (const FixedCost& cost : request.fixed) {
     lines.push_back({cost.what, cost.bytes, cost.bytes, "needed by every pass", device && cost.on_device});
@@ -549,17 +518,17 @@ absl::StatusOr<Placement> PlanPlacement(const ModelShape& model, const PlanReque
   }
   if (request.draft_head_rows > 0) filler.Head();
   const uint64_t taken = available - filler.left();
+  Placement placement = filler.Take();
   if (request.device_bytes) {
     const uint64_t pinned = request.pinned_bytes - std::min(request.pinned_bytes, ring.bytes);
-    host -= filler.HostPages(std::min(host, pinned));
+    host -= FillHostTier(model, std::min(host, pinned), &placement);
   } else {
     host -= taken;
   }
-  Placement placement = filler.Take();
   placement.planned_bytes = fixed + for_weights - host;
   if (request.device_bytes) placement.device_planned_bytes = device.fixed + device.staging + taken;
   placement.staging_bytes = device.staging;
-  placement.host_tables = request.host_tables && placement.host_bytes > 0;
+  placement.host_tables = request.host_tables && placement.host_page_bytes > 0;
   placement.range_bytes = ring.range_bytes;
   placement.ring_bytes = ring.bytes;
   placement.drafts_need_no_disk = DraftsNeedNoDisk(model, request, placement);

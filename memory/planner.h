@@ -13,7 +13,8 @@
 // Where a matrix does not fit whole its first rows stay; no byte of the budget lies idle.
 //
 // Where a device computes, tier 0 is its memory (PlanRequest::device_bytes) and the budget is the host's: what is left
-// of it holds FFN pages behind the device's own, which full passes take over the link instead of from the disk.
+// of it holds what the device lacks, so that passes take it over the link instead of from the disk: rows of attention
+// and head, which drafts need too, then low planes of what the device has in part, then FFN pages behind its own.
 //
 // The ring holds what the disk reads while nothing is released, so that it never stops:
 //   reads in flight + disk bandwidth * (bytes of the longest stretch of resident weights / (memory bandwidth / 3))
@@ -65,20 +66,25 @@ struct PlanRequest {
   StreamRates rates;
 };
 
-// Rows of a matrix that are resident; the rest streams in chunks of chunk_rows.
+// Rows of a matrix that are resident; the next may be in host memory, where a device computes. These cross the link,
+// and the rest streams, in chunks of chunk_rows.
 struct MatrixPlacement {
   int32_t resident_rows = 0;
+  int32_t host_rows = 0;
   int32_t chunk_rows = 0;
+  int32_t held_rows() const { return resident_rows + host_rows; }
 };
 
 struct LayerPlacement {
   MatrixPlacement query, key, value, output;
-  MatrixPlacement gate, up, down;  // plain files
-  bool attention_planes = false;   // packed files: of query to output, which are whole, only high planes are resident
-  int32_t resident_pages = 0;      // packed files: the prefix
-  int32_t plane_pages = 0;         // behind it: pages whose high planes are resident
-  int32_t host_pages = 0;          // behind both: pages in host memory, where a device computes
-  int32_t overlay_rows = 0;        // multiple of kPanelRows
+  MatrixPlacement gate, up, down;   // plain files
+  bool attention_planes = false;    // packed files: of query to output, which are whole, only high planes are resident
+  bool host_attention_low = false;  // their low planes are in host memory, where a device computes
+  int32_t resident_pages = 0;       // packed files: the prefix
+  int32_t plane_pages = 0;          // behind it: pages whose high planes are resident
+  int32_t host_low_pages = 0;       // of these, the first: their low planes are in host memory, where a device computes
+  int32_t host_pages = 0;           // behind both: pages in host memory, where a device computes
+  int32_t overlay_rows = 0;         // multiple of kPanelRows
 };
 
 struct PlanLine {
@@ -92,17 +98,19 @@ struct PlanLine {
 struct Placement {
   std::vector<LayerPlacement> layers;
   MatrixPlacement head;
-  uint64_t ring_bytes = 0;        // > 0: loading goes through it too
-  uint64_t range_bytes = 0;       // longest run of pages or rows that is one read
-  uint64_t complement_bytes = 0;  // read by each full pass
-  uint64_t host_bytes = 0;        // weights in host memory, which a full pass takes over the link or computes there
-  bool host_tables = false;       // tables for the processor's part of them are in host memory
-  uint64_t staging_bytes = 0;     // of a device, for what comes over the link
-  uint64_t resident_bytes = 0;    // weights in tier 0 that a full pass uses (all but the overlay)
-  uint64_t draft_bytes = 0;       // weights in tier 0 that a draft with every resident row uses
-  uint64_t planned_bytes = 0;     // all of it, fixed costs included; where a device computes: of the host
+  uint64_t ring_bytes = 0;         // > 0: loading goes through it too
+  uint64_t range_bytes = 0;        // longest run of pages or rows that is one read
+  uint64_t complement_bytes = 0;   // read by each full pass
+  uint64_t host_bytes = 0;         // weights in host memory, which a full pass takes over the link
+  uint64_t host_page_bytes = 0;    // of these, whole pages, which the processor may compute where they are
+  uint64_t host_matrix_bytes = 0;  // of these, rows of matrices, which drafts take over the link too
+  bool host_tables = false;        // tables for the processor's part of them are in host memory
+  uint64_t staging_bytes = 0;      // of a device, for what comes over the link
+  uint64_t resident_bytes = 0;     // weights in tier 0 that a full pass uses (all but the overlay)
+  uint64_t draft_bytes = 0;        // weights in tier 0 that a draft with every resident row uses
+  uint64_t planned_bytes = 0;      // all of it, fixed costs included; where a device computes: of the host
   uint64_t device_planned_bytes = 0;
-  bool drafts_need_no_disk = false;  // packed, with attention resident, and the head or one for drafts
+  bool drafts_need_no_disk = false;  // packed, with attention in memory, and the head or one for drafts
   double resident_density = 1;       // share of FFN rows in tier 0: prefix, high planes and overlay, over all layers
   double plane_density = 0;          // high planes alone
   std::vector<PlanLine> lines;       // who gets how much, fixed costs first, and why

@@ -45,8 +45,9 @@ struct Weights::Loader {
     bool high_planes = false;            // of them only high planes are kept
     const FfnPageLayout* cut = nullptr;  // pages of which the high planes are kept; null: bytes as they are
     std::byte* destination = nullptr;
-    bool to_host = false;            // destination is host memory
-    std::byte* host_copy = nullptr;  // beside it; null: none
+    bool to_host = false;             // destination is host memory
+    std::byte* low_planes = nullptr;  // cut: where low planes go, in host memory; null: they are not kept
+    std::byte* host_copy = nullptr;   // beside it; null: none
   };
 
   const ModelFile& model;
@@ -121,7 +122,8 @@ struct Weights::Loader {
   }
 
   void Attention(const LayerSource& layer, const LayerPlacement& place) {
-    weights->attention_planes_.push_back(place.attention_planes);
+    AttentionPlanes& planes = weights->attention_planes_.emplace_back();
+    planes.cut = place.attention_planes;
     uint64_t low_bytes = 0;
     for (const auto& [matrix, rows] :
          {std::pair{&layer.query, &place.query}, std::pair{&layer.key, &place.key},
@@ -132,8 +134,18 @@ struct Weights::Loader {
     CHECK(low_bytes == layer.attention_low->bytes);
     const Pages low = AddPages(layer.attention_low->offset, low_bytes, layer.attention_low->checksums->checksums);
     const auto bytes = static_cast<uint32_t>(low_bytes);
-    weights->schedule_.push_back(
-        {.offset = low.offset, .bytes = bytes, .first_piece = low.first_piece, .piece_bytes = bytes});
+    const StreamRange range{.offset = low.offset, .bytes = bytes, .first_piece = low.first_piece, .piece_bytes = bytes};
+    if (!place.host_attention_low) return weights->schedule_.push_back(range);
+    const std::span<std::byte> host = TakeHost(low_bytes);
+    planes.host_low = host;
+    ranges.push_back(range);
+    actions.push_back({.destination = host.data(), .to_host = true});
+  }
+
+  std::span<std::byte> TakeHost(uint64_t bytes) {
+    const std::span<std::byte> place = weights->host_->span().subspan(host_used, bytes);
+    host_used += bytes;
+    return place;
   }
 
   // low_bytes: none, or where high planes alone are to be resident: of the layer's low planes so far.
@@ -162,11 +174,26 @@ struct Weights::Loader {
                          .high_planes = cut,
                          .destination = memory + static_cast<uint64_t>(row / kPanelRows) * panel_bytes});
     });
-    ForEachChunk(matrix, place, place.resident_rows, matrix.rows, [&](const StreamRange& range, int32_t, int32_t rows) {
+    if (place.host_rows > 0) HostRows(matrix, place, &part);
+    ForEachChunk(matrix, place, place.held_rows(), matrix.rows, [&](const StreamRange& range, int32_t, int32_t rows) {
       weights->schedule_.push_back(range);
       part.chunk_rows.push_back(rows);
     });
     return part;
+  }
+
+  // Rows behind the resident ones, in host memory.
+  void HostRows(const MatrixSource& matrix, const MatrixPlacement& place, MatrixPart* part) {
+    const std::span<std::byte> host = TakeHost(static_cast<uint64_t>(place.host_rows) * matrix.row_bytes());
+    part->host = host;
+    std::byte* to = host.data();
+    const auto read = [&](const StreamRange& range, int32_t, int32_t rows) {
+      ranges.push_back(range);
+      actions.push_back({.destination = to, .to_host = true});
+      to += range.bytes;
+      part->host_chunk_rows.push_back(rows);
+    };
+    ForEachChunk(matrix, place, place.resident_rows, place.held_rows(), read);
   }
 
   // A layer's pages, or their low planes, in the file.
@@ -210,7 +237,7 @@ struct Weights::Loader {
     const Pages pages = AddPages(layer.pages_offset, layer.layout.page_bytes, layer.page_checksums);
     Resident(pages, place.resident_pages, &part);
     const int32_t planes_end = place.resident_pages + place.plane_pages;
-    if (place.plane_pages > 0) HighPlanes(pages, place.resident_pages, planes_end, &part);
+    if (place.plane_pages > 0) HighPlanes(pages, place.resident_pages, planes_end, place.host_low_pages, &part);
     const int32_t host_end = planes_end + place.host_pages;
     HostPages(pages, planes_end, host_end, &part);
     ForEachPageRun(pages, host_end, layer.layout.page_count(), [&](const StreamRange& range, int32_t, int32_t count) {
@@ -236,31 +263,43 @@ struct Weights::Loader {
     if (begin == end) return;
     part->host_page_count = end - begin;
     part->host_run_pages = RunPages(pages);
-    part->host_pages = weights->host_->span().subspan(host_used, static_cast<uint64_t>(end - begin) * pages.bytes);
-    ForEachPageRun(pages, begin, end, [&](const StreamRange& range, int32_t, int32_t) {
-      std::byte* const memory = weights->host_->span().data() + host_used;
-      host_used += range.bytes;
+    const std::span<std::byte> host = TakeHost(static_cast<uint64_t>(end - begin) * pages.bytes);
+    part->host_pages = host;
+    ForEachPageRun(pages, begin, end, [&](const StreamRange& range, int32_t page, int32_t) {
       ranges.push_back(range);
-      actions.push_back({.destination = memory, .to_host = true});
+      actions.push_back(
+          {.destination = host.data() + static_cast<uint64_t>(page - begin) * pages.bytes, .to_host = true});
     });
   }
 
-  // Pages [begin, end): high planes stay, low ones stream.
-  void HighPlanes(const Pages& pages, int32_t begin, int32_t end, FfnPart* part) {
+  // Pages [begin, end): high planes stay; the low ones of the first host_pages are kept in host memory, the others
+  // stream.
+  void HighPlanes(const Pages& pages, int32_t begin, int32_t end, int32_t host_pages, FfnPart* part) {
     const PackedLayer& layer = *part->layer;
     const uint64_t high_bytes = layer.layout.high.bytes;
     std::byte* memory = Take(static_cast<uint64_t>(end - begin) * high_bytes, kCacheLine);
     const auto place_of = [&](int32_t page) { return memory + static_cast<uint64_t>(page - begin) * high_bytes; };
-    ForEachPageRun(pages, begin, end, [&](const StreamRange& range, int32_t page, int32_t) {
+    const Pages low = AddPages(layer.low_offset, layer.layout.low.bytes, layer.low_checksums);
+    const int32_t low_begin = begin + host_pages;
+    std::span<std::byte> host;
+    if (host_pages > 0) {
+      part->host_low = host = TakeHost(static_cast<uint64_t>(host_pages) * low.bytes);
+      part->host_low_count = host_pages;
+      part->host_low_run_pages = RunPages(low);
+    }
+    const auto read = [&](const StreamRange& range, int32_t page, int32_t) {
       ranges.push_back(range);
-      actions.push_back({.cut = &layer.layout, .destination = place_of(page)});
-    });
+      std::byte* const low_planes =
+          page < low_begin ? host.data() + static_cast<uint64_t>(page - begin) * low.bytes : nullptr;
+      actions.push_back({.cut = &layer.layout, .destination = place_of(page), .low_planes = low_planes});
+    };
+    ForEachPageRun(pages, begin, low_begin, read);
+    ForEachPageRun(pages, low_begin, end, read);
     for (int32_t page = begin; page < end; ++page) {
       FfnPageRef& ref = part->planes.emplace_back(PageRefOf(layer, page, place_of(page)));
       ref.planes = PlaneState::kHigh;
     }
-    const Pages low = AddPages(layer.low_offset, layer.layout.low.bytes, layer.low_checksums);
-    ForEachPageRun(low, begin, end, [&](const StreamRange& range, int32_t, int32_t count) {
+    ForEachPageRun(low, low_begin, end, [&](const StreamRange& range, int32_t, int32_t count) {
       weights->schedule_.push_back(range);
       part->low_runs.push_back(count);
     });
@@ -315,23 +354,30 @@ struct Weights::Loader {
       }
     }
     weights->head_ = Matrix(model.head(), placement.head);
-    if (model.config().tied_head && weights->head_.chunk_rows.empty()) weights->embedding_ = weights->head_.resident;
+    if (model.config().tied_head && weights->head_.whole()) weights->embedding_ = weights->head_.resident;
   }
 
   absl::Status KeepHighPlanes(const MatrixView& rows, std::byte* to) {
     const auto panels = (rows.rows + kPanelRows - 1) / kPanelRows;
     panels_of_rows.resize(PanelMatrixBytes(rows.type, rows.rows, rows.cols));
     high_planes.resize(static_cast<uint64_t>(panels) * PanelPlanes(rows.type, rows.cols).high);
-    backend->PackPanels(rows, panels_of_rows.data());
+    if (backend->shares_host_memory()) {
+      backend->PackPanels(rows, panels_of_rows.data());  // on all threads
+    } else {
+      PackPanels(rows.type, rows.rows, rows.cols, rows.data, panels_of_rows.data());
+    }
     SplitPanels(rows.type, rows.cols, panels, panels_of_rows.data(), high_planes.data(), nullptr);
     return backend->WriteMemory(high_planes, to);
   }
 
-  absl::Status KeepHighPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages, std::byte* to) {
+  // low: where low planes go; null: nowhere.
+  absl::Status KeepHighPlanes(const FfnPageLayout& layout, std::span<const std::byte> pages, std::byte* low,
+                              std::byte* to) {
     high_planes.resize(pages.size() / layout.page_bytes * layout.high.bytes);
     std::byte* plane = high_planes.data();
     for (uint64_t at = 0; at < pages.size(); at += layout.page_bytes, plane += layout.high.bytes) {
-      SplitPage(layout, pages.data() + at, plane, nullptr);
+      SplitPage(layout, pages.data() + at, plane, low);
+      if (low != nullptr) low += layout.low.bytes;
     }
     return backend->WriteMemory(high_planes, to);
   }
@@ -353,7 +399,7 @@ struct Weights::Loader {
           backend->PackPanels(action.plain, action.destination);
         }
       } else if (action.cut != nullptr) {
-        RETURN_IF_ERROR(KeepHighPlanes(*action.cut, bytes, action.destination));
+        RETURN_IF_ERROR(KeepHighPlanes(*action.cut, bytes, action.low_planes, action.destination));
       } else if (action.to_host) {
         std::memcpy(action.destination, bytes.data(), bytes.size());
       } else {

@@ -1,6 +1,7 @@
 // Weights: the resident part of a model in tier 0, and the schedule that streams the rest.
 //
-// A matrix is its resident rows (panels in the arena) followed by streamed chunks; a packed FFN is its resident pages
+// A matrix is its resident rows (panels in the arena) followed by chunks, of host memory where a device computes and
+// then streamed ones; a packed FFN is its resident pages
 // followed by streamed runs of pages, then drafts may add overlay rows. A full pass asks for parts in the order of
 // MatrixId / layers, and the schedule lists the streamed ranges in just that order.
 //
@@ -29,10 +30,13 @@ inline constexpr int kMatrixRoles = 7;
 // One matrix of a pass.
 struct MatrixPart {
   MatrixView resident;  // rows may be 0
-  // Streamed chunks in order: rows of each (plain layout); they start at row resident.rows.
+  // Chunks in order: rows of each (plain layout); they start at row resident.rows. The first are in host memory, one
+  // after the other, the others stream.
   QuantType type = QuantType::kF32;
   int32_t cols = 0;
-  std::vector<int32_t> chunk_rows;
+  std::span<const std::byte> host;
+  std::vector<int32_t> host_chunk_rows, chunk_rows;
+  bool whole() const { return host_chunk_rows.empty() && chunk_rows.empty(); }
   // Where only high planes are resident (PlaneState::kHigh): of the matrix's low planes in the layer's streamed range.
   uint64_t low_offset = 0;
 };
@@ -46,7 +50,11 @@ struct FfnPart {
   DeviceAddress down_scales = nullptr;
   std::vector<FfnPageRef> resident;  // the prefix, in file order
   std::vector<FfnPageRef> planes;    // behind it: pages whose high planes are resident (PlaneState::kHigh)
-  std::vector<int32_t> low_runs;     // streamed low planes of these, pages of each range
+  // Low planes of these: of the first in host memory, where a device computes; of the others streamed, pages of each
+  // range.
+  std::span<const std::byte> host_low;
+  int32_t host_low_count = 0, host_low_run_pages = 1;
+  std::vector<int32_t> low_runs;
   // Behind both, where a device computes: pages in host memory, which cross the link in runs of at most a range.
   std::span<const std::byte> host_pages;
   int32_t host_page_count = 0, host_run_pages = 1;
@@ -88,8 +96,15 @@ class Weights {
   const MatrixPart& matrix(LayerIndex layer, MatrixRole role) const {
     return matrices_[static_cast<size_t>(ToInt(layer)) * kMatrixRoles + static_cast<size_t>(role)];
   }
-  // True: a full pass streams the low planes of the layer's attention, one range before all others of the layer.
-  bool streams_attention_planes(LayerIndex layer) const { return attention_planes_[static_cast<size_t>(ToInt(layer))]; }
+  // Where the layer's attention is there by its high planes: a full pass takes its low ones from host memory, where a
+  // device computes, or streams them, one range before all others of the layer.
+  struct AttentionPlanes {
+    bool cut = false;
+    std::span<const std::byte> host_low;  // empty: they stream
+  };
+  const AttentionPlanes& attention_planes(LayerIndex layer) const {
+    return attention_planes_[static_cast<size_t>(ToInt(layer))];
+  }
   const MatrixPart& head() const { return head_; }
   const FfnPart& ffn(LayerIndex layer) const { return ffn_[static_cast<size_t>(ToInt(layer))]; }
   bool packed() const { return !ffn_.empty(); }
@@ -109,10 +124,10 @@ class Weights {
 
   Backend* backend_;
   std::byte* arena_ = nullptr;
-  std::unique_ptr<HostMemory> host_;  // pages behind a device's own; null: none
+  std::unique_ptr<HostMemory> host_;  // what a device does not hold; null: nothing
   AlignedBuffer host_tables_;         // down-scale tables of all layers, for the processor
   std::vector<MatrixPart> matrices_;
-  std::vector<bool> attention_planes_;
+  std::vector<AttentionPlanes> attention_planes_;
   MatrixPart head_;
   MatrixView embedding_;
   std::vector<FfnPart> ffn_;

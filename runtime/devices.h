@@ -30,11 +30,6 @@ absl::StatusOr<DeviceChoice> ParseDevice(std::string_view text);
 // without a device.
 absl::StatusOr<DeviceChoice> DeviceOf(const Config& config);
 
-// Whether it multiplies with streamed rows of attention and head; a GPU has them in its memory.
-inline bool StreamsMatrices(const DeviceChoice& choice) {
-  return choice.kind == DeviceChoice::Kind::kCpu || choice.kind == DeviceChoice::Kind::kSimulated;
-}
-
 // Memory of the device is none of the host's: the budget of tier 0 is budget.vram.
 bool HasDeviceMemory(const Config& config);
 // Bytes of the memory in which a run computes: budget.vram, else budget.ram.

@@ -85,11 +85,11 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   placement_ = std::move(plan.placement);
   gathered_rows_ = std::move(plan.gathered_rows);
   draft_vocabulary_ = plan.draft_vocabulary;
+  longest_joined_ = plan.longest_joined;
   for (const PlanLine& line : placement_.lines) {
     Accountant& accountant = line.on_device ? device_accountant_ : accountant_;
     RETURN_IF_ERROR(accountant.Reserve(line.what, line.resident_bytes));
   }
-  RETURN_IF_ERROR(CheckDevice());
   return CheckDrafts(hooks);
 }
 
@@ -112,26 +112,6 @@ absl::Status Engine::GiveUpDrafts(const Hooks& hooks, const StreamRates& rates, 
   *plan = std::move(without);
   options_.logit_rows = options_.texts;
   return absl::OkStatus();
-}
-
-absl::Status Engine::CheckDevice() const {
-  ASSIGN_OR_RETURN(const DeviceChoice device, DeviceOf(config_));
-  if (StreamsMatrices(device)) return absl::OkStatus();
-  if (model_->packed() == nullptr) {
-    return absl::FailedPreconditionError(
-        fmt::format("{} is a plain GGUF; a GPU runs its packed form (dogstar pack)", model_->path()));
-  }
-  uint64_t missing = 0;
-  for (const PlanLine& line : placement_.lines) {
-    if (line.what.starts_with("attention") || line.what.starts_with("head")) {
-      missing += line.total_bytes - line.resident_bytes;
-    }
-  }
-  if (missing == 0) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      fmt::format("budget.vram of {} does not hold attention and head of {}: {} are missing; raise it by as much, or "
-                  "shorten the context (-c)",
-                  FormatSize(config_.budget.vram), model_->path(), FormatSize(missing)));
 }
 
 absl::Status Engine::CheckDrafts(const Hooks& hooks) {
@@ -252,6 +232,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   // What a budget promises is taken at once: what the machine lacks shows now, not in the middle of a text.
   ASSIGN_OR_RETURN(ring_, backend_->NewHostMemory(placement_.ring_bytes));
   RETURN_IF_ERROR(backend_->ReserveStaging(placement_.staging_bytes));
+  if (longest_joined_ > 0) RETURN_IF_ERROR(backend_->ReserveJoinRoom(longest_joined_));
 
   ReaderOptions reader_options;
   reader_options.engine = config_.io.engine;
@@ -273,7 +254,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
   pager_options.note = hooks.note;
   pager_options.trace = options_.trace;
   pager_ = std::make_unique<Pager>(reader_.get(), ring_->span(), std::move(pager_options));
-  GiveRowNorms(*weights_, ThreadsOf(config_), choices_.predictor.get());
+  RETURN_IF_ERROR(GiveRowNorms(*weights_, ThreadsOf(config_), backend_.get(), choices_.predictor.get()));
   RETURN_IF_ERROR(CreateOverlay());
   if (!gathered_rows_.empty()) {
     ASSIGN_OR_RETURN(gathered_, GatheredRows::Create(model_->packed()->layouts(), gathered_rows_, backend_.get()));

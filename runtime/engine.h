@@ -116,7 +116,6 @@ class Engine {
   absl::Status Build(const Hooks& hooks);
   absl::Status Plan(const Hooks& hooks);
   absl::Status GiveUpDrafts(const Hooks& hooks, const StreamRates& rates, RunPlanOptions* options, RunPlan* plan);
-  absl::Status CheckDevice() const;
   absl::Status CheckDrafts(const Hooks& hooks);
   absl::Status ChooseHowToRead(const Hooks& hooks);
   absl::Status CreateOverlay();
@@ -133,6 +132,7 @@ class Engine {
   uint64_t loaded_bytes_ = 0;
   Placement placement_;
   Forward::Limits limits_;
+  uint64_t longest_joined_ = 0;
   int32_t draft_vocabulary_ = 0;
   std::vector<int32_t> gathered_rows_;  // of each layer's list; empty: not gathered
   DraftChoices choices_;

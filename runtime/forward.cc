@@ -102,8 +102,7 @@ absl::Status Forward::Full(const Batch& batch, PassObserver* observer) {
   RETURN_IF_ERROR(Embed(batch));
   for (int32_t i = 0; i < config_.layer_count; ++i) {
     const LayerIndex layer{i};
-    RETURN_IF_ERROR(weights_->streams_attention_planes(layer) ? PlanesAttention(layer, batch)
-                                                              : Attention(layer, batch));
+    RETURN_IF_ERROR(weights_->attention_planes(layer).cut ? PlanesAttention(layer, batch) : Attention(layer, batch));
     if (observer != nullptr && observer->reads_contexts()) RETURN_IF_ERROR(ShowContexts(layer, batch.rows(), observer));
     RETURN_IF_ERROR(Ffn(layer, batch, observer));
   }
@@ -158,6 +157,13 @@ absl::Status Forward::GatherToken(TokenId token) {
   if (config_.tied_head) {
     const MatrixView& resident = weights_->head().resident;
     if (ToInt(token) < resident.rows) return gather(resident, ToInt(token));
+    const uint64_t row_bytes = RowBytes(resident.type, resident.cols);
+    const auto at = static_cast<uint64_t>(ToInt(token) - resident.rows) * row_bytes;
+    const std::span<const std::byte> host = weights_->head().host;
+    if (at < host.size()) {
+      UploadToken(resident.type, host.subspan(at, row_bytes));
+      return absl::OkStatus();
+    }
     const int32_t copy = draft_head_ != nullptr ? draft_head_->FindCopy(token) : -1;
     if (copy >= 0) return gather(draft_head_->copies(), copy);
   }
@@ -168,10 +174,14 @@ absl::Status Forward::GatherToken(TokenId token) {
   if (backend_->shares_host_memory()) {
     return gather({table.type, MatrixLayout::kPlain, 1, table.cols, embedding_bytes_.data()}, 0);
   }
-  std::vector<float> values(static_cast<size_t>(table.cols));
-  DequantizeRow(table.type, embedding_bytes_.data(), table.cols, values.data());
-  backend_->Upload(values, 0, embedding_row_.get());
+  UploadToken(table.type, embedding_bytes_);
   return absl::OkStatus();
+}
+
+void Forward::UploadToken(QuantType type, std::span<const std::byte> row) {
+  std::vector<float> values(static_cast<size_t>(config_.dim));
+  DequantizeRow(type, row.data(), config_.dim, values.data());
+  backend_->Upload(values, 0, embedding_row_.get());
 }
 
 absl::Status Forward::Attention(LayerIndex layer, const Batch& batch) {
@@ -182,7 +192,8 @@ absl::Status Forward::Attention(LayerIndex layer, const Batch& batch) {
 // High planes are resident, and the low ones of all four matrices arrive together.
 absl::Status Forward::PlanesAttention(LayerIndex layer, const Batch& batch) {
   const TraceScope scope = Compute("attention", layer);
-  ASSIGN_OR_RETURN(const DeviceAddress low, staged_.Next());
+  const std::span<const std::byte> host_low = weights_->attention_planes(layer).host_low;
+  ASSIGN_OR_RETURN(const DeviceAddress low, host_low.empty() ? staged_.Next() : staged_.NextOf(host_low));
   const auto product = [&](MatrixRole role, const Activations& x, Tensor* out) -> absl::Status {
     const MatrixPart& matrix = weights_->matrix(layer, role);
     MatrixView whole = matrix.resident;
@@ -214,7 +225,8 @@ absl::Status Forward::DraftAttention(LayerIndex layer, const Batch& batch, const
   of_layer.heads = rows.heads.data();
   const auto product = [&](MatrixRole role, const Activations& x, Tensor* out) -> absl::Status {
     const MatrixPart& matrix = weights_->matrix(layer, role);
-    if (role != MatrixRole::kQuery || config_.head_dim % kPanelRows != 0) return Product(matrix, x, batch.rows(), out);
+    const bool by_heads = role == MatrixRole::kQuery && config_.head_dim % kPanelRows == 0 && matrix.whole();
+    if (!by_heads) return Product(matrix, x, batch.rows(), out);
     ProjectHeads(matrix.resident, rows.heads, x, batch.rows(), out);
     return absl::OkStatus();
   };
@@ -253,17 +265,29 @@ absl::Status Forward::FetchCaptured(const Tensor& capture, int32_t rows) {
   return backend_->Download(capture, 0, rows, std::span(captured_).first(values));
 }
 
-// Pages whose high planes are resident, as their low planes arrive.
+// Pages whose high planes are resident, as their low planes arrive: first those of host memory.
 absl::Status Forward::CutPages(LayerIndex layer, const FfnPart& part) {
+  const uint64_t low_bytes = part.layer->layout.low.bytes;
+  std::vector<int32_t> runs;
+  for (int32_t left = part.host_low_count; left > 0; left -= part.host_low_run_pages) {
+    runs.push_back(std::min(left, part.host_low_run_pages));
+  }
+  const size_t host_runs = runs.size();
+  runs.insert(runs.end(), part.low_runs.begin(), part.low_runs.end());
   std::vector<FfnPageRef> pages;
   auto next = part.planes.begin();
-  for (int32_t count : part.low_runs) {
-    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.Next());
+  for (size_t run = 0; run < runs.size(); ++run) {
+    const int32_t count = runs[run];
+    const auto first = static_cast<uint64_t>(next - part.planes.begin());
+    ASSIGN_OR_RETURN(const DeviceAddress data, run < host_runs
+                                                   ? staged_.NextOf(part.host_low.subspan(
+                                                         first * low_bytes, static_cast<uint64_t>(count) * low_bytes))
+                                                   : staged_.Next());
     pages.assign(next, next + count);
     next += count;
     for (size_t i = 0; i < pages.size(); ++i) {
       pages[i].planes = PlaneState::kBoth;
-      pages[i].low = data + i * part.layer->layout.low.bytes;
+      pages[i].low = data + i * low_bytes;
     }
     const TraceScope scope = Compute("streamed low planes", layer);
     RETURN_IF_ERROR(staged_.Used(backend_->FfnAccumulatePages(pages, ffn_job_.get())));
@@ -422,16 +446,26 @@ absl::Status Forward::Head(const Batch& batch, DraftHead* draft_head) {
   return Product(weights_->head(), *head_act_, rows, logits_.get());
 }
 
-// out = x W^T: the resident rows of W at once, the others as their chunks arrive.
+// out = x W^T: the resident rows of W at once, the others as their chunks arrive, of host memory or from the disk.
 absl::Status Forward::Product(const MatrixPart& matrix, const Activations& x, int32_t rows, Tensor* out) {
   int32_t first_row = matrix.resident.rows;
   if (first_row > 0) backend_->MatMul(matrix.resident, x, rows, 0, out);
-  for (int32_t chunk_rows : matrix.chunk_rows) {
-    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.Next());
+  const auto multiply = [&](int32_t chunk_rows, DeviceAddress data) {
     const TraceScope scope(trace_, Trace::Track::kCompute, "streamed rows", {.rows = chunk_rows});
     backend_->MatMul({matrix.type, MatrixLayout::kPlain, chunk_rows, matrix.cols, data}, x, rows, first_row, out);
-    RETURN_IF_ERROR(staged_.Used(backend_->Now()));
     first_row += chunk_rows;
+    return staged_.Used(backend_->Now());
+  };
+  uint64_t at = 0;
+  for (int32_t chunk_rows : matrix.host_chunk_rows) {
+    const uint64_t bytes = static_cast<uint64_t>(chunk_rows) * RowBytes(matrix.type, matrix.cols);
+    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.NextOf(matrix.host.subspan(at, bytes)));
+    RETURN_IF_ERROR(multiply(chunk_rows, data));
+    at += bytes;
+  }
+  for (int32_t chunk_rows : matrix.chunk_rows) {
+    ASSIGN_OR_RETURN(const DeviceAddress data, staged_.Next());
+    RETURN_IF_ERROR(multiply(chunk_rows, data));
   }
   return absl::OkStatus();
 }

@@ -100,7 +100,7 @@ class Forward {
   // REQUIRES: batch.rows() <= limits.batch_rows, and <= limits.capture_rows for an observer that reads values. observer
   // may be null.
   absl::Status Full(const Batch& batch, PassObserver* observer);
-  // REQUIRES: attention is resident, and the head, or drafts have one.
+  // REQUIRES: attention is in memory, and the head, or drafts have one.
   absl::Status Draft(const Batch& batch, const DraftRows& rows);
   // What drafts whose tokens choose have used since the last call of it, summed over layers and passes.
   FfnUse TakeDraftUse() { return std::exchange(draft_use_, {}); }
@@ -119,6 +119,8 @@ class Forward {
   absl::Status Embed(const Batch& batch);
   absl::Status GatherTokens(const Batch& batch);
   absl::Status GatherToken(TokenId token);
+  // embedding_row_ = a plain row of the host.
+  void UploadToken(QuantType type, std::span<const std::byte> row);
   absl::Status Attention(LayerIndex layer, const Batch& batch);
   absl::Status PlanesAttention(LayerIndex layer, const Batch& batch);
   absl::Status ShowContexts(LayerIndex layer, int32_t rows, PassObserver* observer);

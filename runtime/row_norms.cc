@@ -76,37 +76,80 @@ class PageNorms {
   const float* input_norm_;
 };
 
-}  // namespace
-
-RowNorms NormsOf(const FfnPart& part, const float* input_norm, ThreadPool* pool) {
+// Of some of the part's pages, which the host can read, as its down scales.
+void AddNorms(const FfnPart& part, std::span<const FfnPageRef> some, const float* input_norm, ThreadPool* pool,
+              RowNorms* norms) {
   const FfnPageLayout& layout = part.layer->layout;
-  RowNorms norms;
-  for (std::vector<float>* values : {&norms.gate, &norms.up, &norms.down}) {
-    values->resize(static_cast<size_t>(layout.ffn_rows));
-  }
   pool->Run([&](int thread) {
-    const Range pages = PartOf(static_cast<int64_t>(part.resident.size()), 1, thread, pool->size());
+    const Range pages = PartOf(static_cast<int64_t>(some.size()), 1, thread, pool->size());
     for (int64_t p = pages.begin; p < pages.end; ++p) {
-      const PageNorms page(part, part.resident[static_cast<size_t>(p)], input_norm);
-      page.Rows(layout.gate_type, layout.gate_offset, norms.gate.data());
-      page.Rows(layout.up_type, layout.up_offset, norms.up.data());
-      page.Down(norms.down.data());
+      const PageNorms page(part, some[static_cast<size_t>(p)], input_norm);
+      page.Rows(layout.gate_type, layout.gate_offset, norms->gate.data());
+      page.Rows(layout.up_type, layout.up_offset, norms->up.data());
+      page.Down(norms->down.data());
     }
   });
+}
+
+constexpr size_t kPagesTogether = 32;  // copied to the host
+
+absl::Status AddNormsOfDevice(const FfnPart& part, const float* input_norm, Backend* backend, ThreadPool* pool,
+                              RowNorms* norms) {
+  const PackedLayer& layer = *part.layer;
+  const uint64_t page_bytes = layer.layout.page_bytes;
+  std::vector<std::byte> scales(layer.down_scales_bytes), bytes(kPagesTogether * page_bytes);
+  if (!scales.empty()) RETURN_IF_ERROR(backend->ReadMemory(part.down_scales, scales));
+  FfnPart on_host;
+  on_host.layer = part.layer;
+  on_host.down_scales = scales.data();
+  for (size_t first = 0; first < part.resident.size(); first += kPagesTogether) {
+    const size_t count = std::min(kPagesTogether, part.resident.size() - first);
+    std::vector<FfnPageRef> pages(part.resident.begin() + static_cast<ptrdiff_t>(first),
+                                  part.resident.begin() + static_cast<ptrdiff_t>(first + count));
+    for (size_t i = 0; i < count; ++i) {
+      const std::span<std::byte> copy = std::span(bytes).subspan(i * page_bytes, page_bytes);
+      RETURN_IF_ERROR(backend->ReadMemory(pages[i].data, copy));
+      pages[i].data = copy.data();
+    }
+    AddNorms(on_host, pages, input_norm, pool, norms);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<RowNorms> NormsOf(const FfnPart& part, std::span<const float> input_norm, Backend* backend,
+                                 ThreadPool* pool) {
+  RowNorms norms;
+  for (std::vector<float>* values : {&norms.gate, &norms.up, &norms.down}) {
+    values->resize(static_cast<size_t>(part.layer->layout.ffn_rows));
+  }
+  if (backend->shares_host_memory()) {
+    AddNorms(part, part.resident, input_norm.data(), pool, &norms);
+  } else {
+    RETURN_IF_ERROR(AddNormsOfDevice(part, input_norm.data(), backend, pool, &norms));
+  }
   return norms;
 }
 
-void GiveRowNorms(const Weights& weights, int threads, Predictor* predictor) {
-  if (!predictor->needs_row_norms() || !weights.packed()) return;
+absl::StatusOr<RowNorms> NormsOfLayer(const Weights& weights, LayerIndex layer, Backend* backend, ThreadPool* pool) {
+  const FfnPart& part = weights.ffn(layer);
+  std::vector<float> input_norm(static_cast<size_t>(part.layer->layout.dim));
+  RETURN_IF_ERROR(backend->ReadMemory(weights.vectors(layer)[static_cast<size_t>(LayerVector::kFfnNorm)],
+                                      std::as_writable_bytes(std::span(input_norm))));
+  return NormsOf(part, input_norm, backend, pool);
+}
+
+absl::Status GiveRowNorms(const Weights& weights, int threads, Backend* backend, Predictor* predictor) {
+  if (!predictor->needs_row_norms() || !weights.packed()) return absl::OkStatus();
   ThreadPool pool(threads);
   for (int32_t i = 0; i < weights.layer_count(); ++i) {
     const LayerIndex layer{i};
-    const auto* input_norm =
-        reinterpret_cast<const float*>(weights.vectors(layer)[static_cast<size_t>(LayerVector::kFfnNorm)]);
-    const RowNorms norms = NormsOf(weights.ffn(layer), input_norm, &pool);
+    ASSIGN_OR_RETURN(const RowNorms norms, NormsOfLayer(weights, layer, backend, &pool));
     predictor->SetGateNorms(layer, norms.gate);
     predictor->SetRowNorms(layer, norms.up, norms.down);
   }
+  return absl::OkStatus();
 }
 
 uint64_t RowNormBytes(int32_t layers, int32_t ffn_rows) {

@@ -26,30 +26,34 @@ double DownRowBytes(const FfnPageLayout& layout) {
 
 }  // namespace
 
-RowUse::RowUse(const Weights* weights, int threads, int32_t piece_rows, Predictor* predictor)
+RowUse::RowUse(int32_t ffn_rows, Predictor* predictor)
     : predictor_(predictor),
-      rows_(static_cast<size_t>(weights->ffn(LayerIndex{0}).layer->layout.ffn_rows)),
+      rows_(static_cast<size_t>(ffn_rows)),
       words_((rows_ + 63) / 64),
-      finder_(static_cast<int32_t>(rows_)),
+      finder_(ffn_rows),
       scores_(rows_),
-      best_(words_) {
+      best_(words_) {}
+
+absl::StatusOr<std::unique_ptr<RowUse>> RowUse::Create(const Weights& weights, int threads, int32_t piece_rows,
+                                                       Backend* backend, Predictor* predictor) {
+  auto use = std::unique_ptr<RowUse>(new RowUse(weights.ffn(LayerIndex{0}).layer->layout.ffn_rows, predictor));
+  const auto rows = static_cast<double>(use->rows_);
   ThreadPool pool(threads);
-  for (int32_t i = 0; i < weights->layer_count(); ++i) {
-    const FfnPart& part = weights->ffn(LayerIndex{i});
-    const FfnPageLayout& layout = part.layer->layout;
-    const auto* input_norm =
-        reinterpret_cast<const float*>(weights->vectors(LayerIndex{i})[static_cast<size_t>(LayerVector::kFfnNorm)]);
-    Layer& layer = layers_.emplace_back();
+  for (int32_t i = 0; i < weights.layer_count(); ++i) {
+    const FfnPageLayout& layout = weights.ffn(LayerIndex{i}).layer->layout;
+    Layer& layer = use->layers_.emplace_back();
     layer.gate_bytes = static_cast<double>(RowBytes(layout.gate_type, layout.dim));
     layer.up_bytes = static_cast<double>(RowBytes(layout.up_type, layout.dim));
     layer.down_bytes = DownRowBytes(layout);
-    layer.down_norms = NormsOf(part, input_norm, &pool).down;
-    layer.values.resize(static_cast<size_t>(piece_rows) * rows_);
-    layer.before.resize(rows_);
-    layer.piece.resize(words_);
-    layer.neighbour.resize(words_);
-    totals_.ffn_bytes += static_cast<double>(rows_) * (layer.gate_bytes + layer.up_bytes + layer.down_bytes);
+    ASSIGN_OR_RETURN(RowNorms norms, NormsOfLayer(weights, LayerIndex{i}, backend, &pool));
+    layer.down_norms = std::move(norms.down);
+    layer.values.resize(static_cast<size_t>(piece_rows) * use->rows_);
+    layer.before.resize(use->rows_);
+    layer.piece.resize(use->words_);
+    layer.neighbour.resize(use->words_);
+    use->totals_.ffn_bytes += rows * (layer.gate_bytes + layer.up_bytes + layer.down_bytes);
   }
+  return use;
 }
 
 CompareHooks RowUse::Hooks() {

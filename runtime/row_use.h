@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -44,7 +45,8 @@ class RowUse : public PassObserver, public DraftObserver {
  public:
   // piece_rows: most rows of a full pass. predictor may be null; one that follows the text or sees the full model's
   // values is shown them.
-  RowUse(const Weights* weights, int threads, int32_t piece_rows, Predictor* predictor);
+  static absl::StatusOr<std::unique_ptr<RowUse>> Create(const Weights& weights, int threads, int32_t piece_rows,
+                                                        Backend* backend, Predictor* predictor);
 
   // For CompareDrafts; this object outlives the call.
   CompareHooks Hooks();
@@ -56,6 +58,7 @@ class RowUse : public PassObserver, public DraftObserver {
   void OnDraftRows(LayerIndex layer, std::span<const uint64_t> masks, int32_t rows, const FfnUse& use) override;
 
  private:
+  RowUse(int32_t ffn_rows, Predictor* predictor);
   struct Layer {
     double gate_bytes = 0, up_bytes = 0, down_bytes = 0;  // of a row
     std::vector<float> down_norms;                        // [ffn_rows]

@@ -63,12 +63,10 @@ int32_t CaptureRows(const ModelFile& model, const RunPlanOptions& options, Harve
 }
 
 // What a device's memory cannot serve.
-absl::Status CheckDeviceChoices(const Config& config, const RunPlanOptions& options) {
-  const bool harvests = config.cache.harvest.value_or(HarvestMode::kOff) != HarvestMode::kOff;
-  if (!options.needs_row_norms && !options.chooses_by_token && !harvests) return absl::OkStatus();
-  return absl::UnimplementedError(fmt::format(
-      "{} needs weights in host memory, where a run with budget.vram does not keep them; choose another one",
-      harvests ? "cache.harvest" : fmt::format("draft.predictor {}", config.draft.predictor)));
+absl::Status CheckDeviceChoices(const Config& config) {
+  if (config.cache.harvest.value_or(HarvestMode::kOff) == HarvestMode::kOff) return absl::OkStatus();
+  return absl::UnimplementedError(
+      "cache.harvest needs weights in host memory, where a run with budget.vram does not keep them; leave it off");
 }
 
 // Share of the FFN's pages that may be there in part. Rows that are chosen token by token, or by their norms, are
@@ -76,14 +74,11 @@ absl::Status CheckDeviceChoices(const Config& config, const RunPlanOptions& opti
 absl::StatusOr<double> PlanesOf(const Config& config, const RunPlanOptions& options, HarvestMode harvest) {
   const double asked = config.draft.planes;
   if (!NeedsPacked(options.mode) || asked == 0) return 0;
-  const bool fits =
-      !options.chooses_by_token && !options.needs_row_norms && !config.precise && !HasDeviceMemory(config);
+  const bool fits = !options.chooses_by_token && !options.needs_row_norms && !config.precise;
   if (asked > 0 && !fits) {
     return absl::InvalidArgumentError(
         fmt::format("draft.planes {}: {} wants whole rows; leave draft.planes at -1", asked,
-                    HasDeviceMemory(config) ? "a run with budget.vram"
-                    : config.precise        ? "precise mode"
-                                            : fmt::format("draft.predictor {}", config.draft.predictor)));
+                    config.precise ? "precise mode" : fmt::format("draft.predictor {}", config.draft.predictor)));
   }
   if (asked > 0) return asked;
   return fits && harvest == HarvestMode::kOff ? 1 : 0;
@@ -94,13 +89,82 @@ absl::StatusOr<std::optional<double>> AttentionPlanesOf(const Config& config, co
                                                         double ffn_planes) {
   const double asked = config.draft.attention_planes;
   if (!NeedsPacked(options.mode) || asked == 0) return 0;
-  if (asked > 0 && (config.precise || HasDeviceMemory(config))) {
-    return absl::InvalidArgumentError(fmt::format("draft.attention_planes {}: {} wants whole matrices; leave it at -1",
-                                                  asked, config.precise ? "precise mode" : "a run with budget.vram"));
+  if (asked > 0 && config.precise) {
+    return absl::InvalidArgumentError(
+        fmt::format("draft.attention_planes {}: precise mode wants whole matrices; leave it at -1", asked));
   }
   if (asked > 0) return asked;
   if (ffn_planes > 0) return std::nullopt;
   return 0;
+}
+
+// Pages in planes leave the processor no whole ones to compute. guess: where a device computes they pay if passes wait
+// for the disk, which reads more than host memory holds; settings that ask for them get them.
+bool PlanesPay(const Config& config, const Placement& without) {
+  return !HasDeviceMemory(config) || config.draft.planes > 0 || without.complement_bytes > without.host_bytes;
+}
+
+// The longest of the pages and panels that a device may have to put together.
+uint64_t LongestPiece(const ModelShape& shape) {
+  uint64_t longest = shape.head.PanelBytesOf(kPanelRows);
+  for (const LayerShape& layer : shape.layers) {
+    longest = std::max(longest, layer.pages.page_bytes);
+    for (const MatrixShape* matrix :
+         {&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down}) {
+      if (matrix->rows > 0) longest = std::max(longest, matrix->PanelBytesOf(kPanelRows));
+    }
+  }
+  return longest;
+}
+
+void AddJoinRoom(const Backend& backend, const ModelShape& shape, RunPlan* plan) {
+  plan->longest_joined = LongestPiece(shape);
+  const uint64_t room = backend.JoinRoomBytes(plan->longest_joined);
+  if (room > 0) plan->request.fixed.push_back({"room to make panels", room, true});
+}
+
+bool HasAllMatrices(const ModelShape& shape, const Placement& placement) {
+  if (placement.head.resident_rows < shape.head.rows) return false;
+  for (size_t i = 0; i < shape.layers.size(); ++i) {
+    const LayerShape& layer = shape.layers[i];
+    const LayerPlacement& place = placement.layers[i];
+    for (const auto& [matrix, rows] :
+         {std::pair{&layer.query, place.query}, std::pair{&layer.key, place.key}, std::pair{&layer.value, place.value},
+          std::pair{&layer.output, place.output}, std::pair{&layer.gate, place.gate}, std::pair{&layer.up, place.up},
+          std::pair{&layer.down, place.down}}) {
+      if (rows.resident_rows < matrix->rows) return false;
+    }
+  }
+  return true;
+}
+
+// Rows that come over the link as the file has them become panels first.
+absl::Status AddRoomForRows(const Config& config, const Backend& backend, const ModelShape& shape, RunPlan* plan) {
+  if (!HasDeviceMemory(config) || plan->longest_joined > 0) return absl::OkStatus();
+  if (HasAllMatrices(shape, plan->placement)) return absl::OkStatus();
+  AddJoinRoom(backend, shape, plan);
+  ASSIGN_OR_RETURN(plan->placement, PlanPlacement(shape, plan->request));
+  return absl::OkStatus();
+}
+
+// Which weights may be there in part, and what putting them together takes.
+absl::Status AddPlanes(const Config& config, const Backend& backend, const ModelShape& shape,
+                       const RunPlanOptions& options, RunPlan* plan) {
+  ASSIGN_OR_RETURN(double planes, PlanesOf(config, options, plan->harvest));
+  if (planes > 0) {
+    ASSIGN_OR_RETURN(const Placement without, PlanPlacement(shape, plan->request));
+    if (!PlanesPay(config, without)) planes = 0;
+  }
+  PlanRequest request = plan->request;
+  plan->request.planes = planes;
+  ASSIGN_OR_RETURN(plan->request.attention_planes, AttentionPlanesOf(config, options, planes));
+  if (planes == 0 && plan->request.attention_planes == 0) return absl::OkStatus();
+  AddJoinRoom(backend, shape, plan);
+  const bool asked = config.draft.planes > 0 || config.draft.attention_planes > 0;
+  if (asked || PlanPlacement(shape, plan->request).ok()) return absl::OkStatus();
+  plan->request = std::move(request);  // the room itself does not fit
+  plan->longest_joined = 0;
+  return absl::OkStatus();
 }
 
 bool MayBeHybrid(const Config& config, const ModelFile& model) {
@@ -201,12 +265,12 @@ void PlanGatheredRows(const Config& config, const ModelFile& model, const ModelS
 
 // What the processor needs to compute pages in host memory beside the device, where there are such pages.
 absl::Status AddHostFfn(const Config& config, const ModelFile& model, const ModelShape& shape, RunPlan* plan) {
-  if (!MayBeHybrid(config, model) || plan->placement.host_bytes == 0) return absl::OkStatus();
+  if (!MayBeHybrid(config, model) || plan->placement.host_page_bytes == 0) return absl::OkStatus();
   ASSIGN_OR_RETURN(const uint64_t bytes, HostFfn::Bytes(model, HostFfnOf(config, model, plan->limits)));
   plan->request.fixed.push_back({"processor's part of passes", bytes + Weights::HostTableBytes(model)});
   plan->request.host_tables = true;
   absl::StatusOr<Placement> placement = PlanPlacement(shape, plan->request);
-  if (placement.ok() && placement->host_bytes > 0) {
+  if (placement.ok() && placement->host_page_bytes > 0) {
     plan->placement = *std::move(placement);
     return absl::OkStatus();
   }
@@ -353,7 +417,7 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   plan.limits = ChooseLimits(config, model, backend, options, plan.harvest);
   plan.request.budget_bytes = config.budget.ram.value_or(kNoLimit);
   if (HasDeviceMemory(config)) {
-    RETURN_IF_ERROR(CheckDeviceChoices(config, options));
+    RETURN_IF_ERROR(CheckDeviceChoices(config));
     plan.request.device_bytes = config.budget.vram;
     if (config.budget.pinned > 0) plan.request.pinned_bytes = config.budget.pinned;
     // Host memory is for weights as far as the machine has it.
@@ -361,8 +425,6 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   }
   plan.request.ring_bytes = config.io.ring_bytes;
   plan.request.rates = rates;
-  ASSIGN_OR_RETURN(plan.request.planes, PlanesOf(config, options, plan.harvest));
-  ASSIGN_OR_RETURN(plan.request.attention_planes, AttentionPlanesOf(config, options, plan.request.planes));
   plan.request.fixed = {{"program and vocabulary", options.program_bytes},
                         {"KV cache",
                          KvStoreBytes(KvShapeOf(config, model.config(),
@@ -397,8 +459,10 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   }
   if (options.trace_bytes > 0) plan.request.fixed.push_back({"trace", options.trace_bytes});
   const ModelShape shape = ShapeOf(model);
+  RETURN_IF_ERROR(AddPlanes(config, backend, shape, options, &plan));
   ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
   RETURN_IF_ERROR(PlanDraftHead(config, model, backend, shape, options, &plan));
+  RETURN_IF_ERROR(AddRoomForRows(config, backend, shape, &plan));
   RETURN_IF_ERROR(AddHarvest(config, model.config(), shape, &plan));
   ASSIGN_OR_RETURN(plan.placement, PlanPlacement(shape, plan.request));
   PlanGatheredRows(config, model, shape, options, &plan);

@@ -81,6 +81,7 @@ struct RunPlan {
   PlanRequest request;
   Forward::Limits limits;
   Placement placement;
+  uint64_t longest_joined = 0;         // page or panel that the device may have to make (ReserveJoinRoom); 0: none
   int32_t draft_vocabulary = 0;        // head rows that drafts use (draft_head.h); 0: all
   std::vector<int32_t> gathered_rows;  // of each layer's list (memory/gathered_rows.h); empty: lists become masks
 };

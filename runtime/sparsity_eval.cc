@@ -69,15 +69,16 @@ absl::StatusOr<SparsityResult> MeasureSparsity(Engine* engine, const SparsityTex
                                                const std::function<bool()>& go_on) {
   SparsityResult result;
   engine->forward().TakeDraftUse();
-  RowUse row_use(&engine->weights(), ThreadsOf(engine->config()), engine->forward().limits().logit_rows,
-                 &engine->predictor());
-  engine->forward().SetDraftObserver(&row_use);
+  ASSIGN_OR_RETURN(const std::unique_ptr<RowUse> row_use,
+                   RowUse::Create(engine->weights(), ThreadsOf(engine->config()), engine->forward().limits().logit_rows,
+                                  &engine->backend(), &engine->predictor()));
+  engine->forward().SetDraftObserver(row_use.get());
   const absl::StatusOr<Agreement> agreement =
-      MeasureAgreement(engine, texts.scored, texts.prompt_tokens, row_use.Hooks());
+      MeasureAgreement(engine, texts.scored, texts.prompt_tokens, row_use->Hooks());
   engine->forward().SetDraftObserver(nullptr);
   RETURN_IF_ERROR(agreement.status());
   result.agreement = *agreement;
-  result.rows = row_use.Totals();
+  result.rows = row_use->Totals();
   result.used_density = result.read_share = result.rows.mean_used();
   AddUse(engine->model().config(), engine->forward().TakeDraftUse(), result.agreement.positions(), &result);
   if (engine->predictor().evaluation_only()) {

@@ -153,11 +153,12 @@ void PrintDevicePasses(const Line& line, const Ground& ground) {
   const Forecast& f = line.forecast;
   fmt::print("\na full pass over one row: disk {} s, link {} s, kernels of the device {} s\n", Seconds(f.read_seconds),
              Seconds(f.link_seconds), Seconds(f.compute_seconds));
-  if (line.placement.host_bytes > 0) {
+  if (line.placement.host_page_bytes > 0) {
     fmt::print(
-        "of {} in host memory the processor computes {:.0f}%, in passes over {} rows {:.0f}%; the link carries the "
+        "of {} of rows in host memory the processor computes {:.0f}%, in passes over {} rows {:.0f}%; the link carries "
+        "the "
         "others\n",
-        FormatSize(line.placement.host_bytes), 100 * f.processor_share, f.period, 100 * f.verify_processor_share);
+        FormatSize(line.placement.host_page_bytes), 100 * f.processor_share, f.period, 100 * f.verify_processor_share);
   }
   fmt::print("device: link {:.1f} GB/s, kernels ({})\n", ground.device->link_bytes_per_second / 1e9,
              ground.device_measured ? "measured: " + ground.device->description

@@ -34,6 +34,28 @@ TEST(DevicesTest, NamesAndWhatTheyNeed) {
   EXPECT_EQ(DeviceOf(config)->kind, DeviceChoice::Kind::kCuda);
 }
 
+// Device memory for such shares of attention and head, and of FFN rows. Batches grow with a budget: what they take is
+// asked again.
+uint64_t DeviceBytes(Config config, double matrix_share, double ffn_share) {
+  const uint64_t room = config.device == "emulated" ? uint64_t{256} << 10 : 0;  // where matrices are not whole
+  for (int i = 0; i < 4; ++i) {
+    const auto opened = OpenModel(config, 64, 16).value();
+    double bytes = matrix_share < 1 ? static_cast<double>(room) : 0;
+    for (const PlanLine& line : opened.engine->placement().lines) {
+      if (!line.on_device || line.what == "room to make panels") continue;
+      const auto total = static_cast<double>(line.total_bytes);
+      const bool matrices = line.what.starts_with("attention") || line.what.starts_with("head");
+      if (line.what == "FFN rows, prefix") {
+        bytes += ffn_share * total;
+      } else if (!line.what.starts_with("FFN")) {
+        bytes += matrices ? matrix_share * total : static_cast<double>(line.resident_bytes);
+      }
+    }
+    config.budget.vram = static_cast<uint64_t>(bytes);
+  }
+  return config.budget.vram;
+}
+
 class DeviceTest : public testing::TestWithParam<QuantType> {
  protected:
   DeviceTest() {
@@ -46,29 +68,8 @@ class DeviceTest : public testing::TestWithParam<QuantType> {
     config_.corrector.period = 6;
   }
 
-  // Device memory for everything but a share of the FFN. Batches grow with a budget: what they take is asked again.
-  uint64_t DeviceBytesWithout(double share) const {
-    Config config = config_;
-    for (int i = 0; i < 4; ++i) {
-      const auto opened = OpenModel(config, 64, 16).value();
-      double bytes = 0;
-      for (const PlanLine& line : opened.engine->placement().lines) {
-        const bool ffn = line.what == "FFN rows, prefix";
-        if (ffn) bytes += (1 - share) * static_cast<double>(line.total_bytes);
-        if (line.on_device && !ffn) bytes += static_cast<double>(line.resident_bytes);
-      }
-      config.budget.vram = static_cast<uint64_t>(bytes);
-    }
-    return config.budget.vram;
-  }
-
-  // The smallest that works, as the refusal of a smaller one says.
-  uint64_t SmallestDevice() const {
-    Config config = config_;
-    config.budget.vram = 64 << 10;
-    const std::string message(OpenModel(config, 64, 16).status().message());
-    return static_cast<uint64_t>(std::strtod(message.c_str() + message.find("works is ") + 9, nullptr) * (1 << 20));
-  }
+  uint64_t DeviceBytesWithout(double share) const { return DeviceBytes(config_, 1, 1 - share); }
+  uint64_t DeviceBytesWithMatrices(double share) const { return DeviceBytes(config_, share, 0); }
 
   testing_support::TestFolder folder_;
   Config config_;
@@ -89,6 +90,7 @@ TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
   const uint64_t host_planned = all.engine->placement().planned_bytes;
   ASSERT_GT(host_bytes, 0U);
   EXPECT_EQ(all.engine->placement().complement_bytes, 0U);
+  int64_t accepted = 0;
   for (const double share : {0.0, 0.5, 1.0}) {
     config_.budget.ram = host_planned - static_cast<uint64_t>((1 - share) * static_cast<double>(host_bytes));
     for (const RunMode mode : {RunMode::kDense, RunMode::kStrict}) {
@@ -97,7 +99,8 @@ TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
       ASSERT_TRUE(found.ok()) << found.status();
       EXPECT_EQ(found->result.tokens, expected->result.tokens) << share;
       if (mode == RunMode::kStrict) {
-        EXPECT_GT(found->result.drafts_accepted, 0);
+        EXPECT_GT(found->result.draft_steps, 0);
+        accepted += found->result.drafts_accepted;
       }
     }
     const auto opened = OpenModel(config_, 64, 16).value();
@@ -109,6 +112,7 @@ TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
     EXPECT_EQ(placement.complement_bytes > 0, share < 1);
     EXPECT_EQ(placement.host_bytes > 0, share > 0);
   }
+  EXPECT_GT(accepted, 0);
 }
 
 // The processor computes some of the pages in host memory, or all: the same text, and less crosses the link.
@@ -143,6 +147,60 @@ TEST_P(DeviceTest, TheProcessorsPartChangesNoText) {
   }
 }
 
+// High planes on the device, low ones in host memory as far as it goes, then on the disk; attention too.
+TEST_P(DeviceTest, PlanesOnEveryTierGiveTheDenseText) {
+  Config cpu = config_;
+  cpu.device = "cpu";
+  cpu.budget.vram = 0;
+  const auto expected = RunModel(cpu, kPrompt, 24).value();
+  config_.budget.vram = DeviceBytesWithout(0.3);
+  config_.corrector.mode = RunMode::kStrict;
+  config_.draft.planes = 1;
+  config_.draft.attention_planes = 1;
+  config_.io.ring_bytes = 4 << 20;  // whatever the budget
+  config_.hybrid = 0;
+  const Placement all = OpenModel(config_, 64, 16).value().engine->placement();
+  EXPECT_EQ(all.complement_bytes, 0U);
+  int64_t accepted = 0;
+  for (const double share : {0.0, 0.5, 1.0}) {
+    config_.budget.ram = all.planned_bytes - static_cast<uint64_t>((1 - share) * static_cast<double>(all.host_bytes));
+    const auto found = RunModel(config_, kPrompt, 24);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->result.tokens, expected.result.tokens) << share;
+    accepted += found->result.drafts_accepted;
+    const auto opened = OpenModel(config_, 64, 16).value();
+    int32_t planes = 0, in_host = 0, attention_in_host = 0;
+    for (const LayerPlacement& layer : opened.engine->placement().layers) {
+      EXPECT_TRUE(layer.attention_planes);
+      planes += layer.plane_pages;
+      in_host += layer.host_low_pages;
+      attention_in_host += layer.host_attention_low ? 1 : 0;
+    }
+    EXPECT_GT(planes, 0);
+    EXPECT_EQ(in_host == planes, share == 1) << share;
+    EXPECT_EQ(attention_in_host > 0, share > 0) << share;
+  }
+  EXPECT_GT(accepted, 0);
+}
+
+// What does not fit of attention and head is in host memory, and drafts take it from there.
+TEST_P(DeviceTest, MatricesInHostMemoryServeDrafts) {
+  Config cpu = config_;
+  cpu.device = "cpu";
+  cpu.budget.vram = 0;
+  const auto expected = RunModel(cpu, kPrompt, 24).value();
+  config_.corrector.mode = RunMode::kStrict;
+  config_.budget.vram = DeviceBytesWithMatrices(0.4);
+  const auto opened = OpenModel(config_, 64, 16).value();
+  const Placement& placement = opened.engine->placement();
+  EXPECT_GT(placement.host_matrix_bytes, 0U);
+  EXPECT_TRUE(placement.drafts_need_no_disk);
+  const auto found = RunModel(config_, kPrompt, 24);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->result.tokens, expected.result.tokens);
+  EXPECT_GT(found->result.draft_steps, 0);
+}
+
 // Page-locked memory is bounded: what it does not hold is read from the disk.
 TEST_P(DeviceTest, PinnedMemoryIsBounded) {
   config_.budget.vram = DeviceBytesWithout(0.6);
@@ -165,7 +223,7 @@ TEST_P(DeviceTest, TreesSamplingAndSmallDevices) {
   for (const double temperature : {0.0, 0.8}) {
     cpu.sampling.temperature = config_.sampling.temperature = temperature;
     const auto expected = RunModel(cpu, kPrompt, 24);
-    for (const uint64_t bytes : {DeviceBytesWithout(0.5), SmallestDevice()}) {  // the latter: attention does not fit
+    for (const uint64_t bytes : {DeviceBytesWithout(0.5), DeviceBytesWithMatrices(0.5)}) {
       Config device = config_;
       device.budget.vram = bytes;
       device.corrector.mode = RunMode::kStrict;
@@ -199,12 +257,12 @@ TEST_P(DeviceTest, TooLittleDeviceMemoryNamesWhatWorks) {
   EXPECT_THAT(status.message(), HasSubstr("the smallest that works is"));
   config_.budget.vram = 1 << 30;
   config_.corrector.mode = RunMode::kStrict;
-  config_.draft.predictor = "gate-weighted";
+  config_.cache.harvest = HarvestMode::kPrompt;
   EXPECT_TRUE(absl::IsUnimplemented(RunModel(config_, kPrompt, 4).status()));
 }
 
 // The GPU's kernels, run on the host and, where there is one, on a GPU: to the bit what the CPU computes.
-void ExpectTheCpusTextAndProbabilities(const char* device, QuantType type) {
+void ExpectTheCpusTextAndProbabilities(const char* device, QuantType type, uint64_t vram_bytes) {
   testing_support::TestFolder folder;
   Config cpu;
   cpu.model = testing_support::WriteTinyModel(folder, type, false);
@@ -214,12 +272,14 @@ void ExpectTheCpusTextAndProbabilities(const char* device, QuantType type) {
   cpu.corrector.mode = RunMode::kDense;
   Config gpu = cpu;
   gpu.device = device;
-  gpu.budget.vram = uint64_t{12} << 20;  // some pages stay in host memory
+  gpu.budget.vram = vram_bytes;  // some pages stay in host memory
   gpu.hybrid = 0.5;
   const GenerationOptions options{.max_tokens = 6, .ignore_end = true, .logprobs = 3};
   const auto expected = RunModel(cpu, kPrompt, options);
   ASSERT_TRUE(expected.ok()) << expected.status();
-  EXPECT_TRUE(OpenModel(gpu, 64, 8)->engine->placement().host_tables);
+  if (gpu.device == "emulated") {
+    EXPECT_TRUE(OpenModel(gpu, 64, 8)->engine->placement().host_tables);
+  }
   for (const RunMode mode : {RunMode::kDense, RunMode::kStrict}) {
     gpu.corrector.mode = mode;
     gpu.draft.density = 0.5;
@@ -238,16 +298,64 @@ void ExpectTheCpusTextAndProbabilities(const char* device, QuantType type) {
   }
 }
 
+class SmallGpuTest : public testing::TestWithParam<QuantType> {};
+
+// Little memory of the device: rows in planes, matrices in host memory, plain files, rows that tokens choose.
+TEST_P(SmallGpuTest, EmulatedGivesTheCpusText) {
+  const testing_support::TestFolder folder;
+  Config cpu;
+  cpu.model = testing_support::WriteTinyModel(folder, GetParam(), false);
+  cpu.threads = 2;
+  cpu.corrector.mode = RunMode::kDense;
+  cpu.corrector.adaptive = false;
+  cpu.corrector.period = 4;
+  const auto expected = RunModel(cpu, kPrompt, 6).value();
+  Config gpu = cpu;
+  gpu.device = "emulated";
+  gpu.corrector.mode = RunMode::kStrict;
+  gpu.budget.vram = uint64_t{64} << 20;
+  gpu.budget.vram = DeviceBytes(gpu, 0.3, 0);
+  const auto check = [&](const char* what, const std::function<void(Config*)>& set) {
+    Config config = gpu;
+    set(&config);
+    const auto found = RunModel(config, kPrompt, 6);
+    ASSERT_TRUE(found.ok()) << what << ": " << found.status();
+    EXPECT_EQ(found->result.tokens, expected.result.tokens) << what;
+  };
+  EXPECT_GT(OpenModel(gpu, 64, 8)->engine->placement().host_matrix_bytes, 0U);
+  check("drafts", [](Config*) {});
+  check("by token", [](Config* c) { c->draft.predictor = "gate-weighted"; });
+  check("dense", [](Config* c) { c->corrector.mode = RunMode::kDense; });
+  gpu.budget.vram = DeviceBytes(gpu, 1, 0.5) + (uint64_t{1} << 20);
+  check("planes", [](Config* c) { c->draft.planes = c->draft.attention_planes = 1; });
+
+  cpu.model = testing_support::WriteTinyModel(folder, GetParam(), true);
+  Config plain = cpu;
+  plain.device = "emulated";
+  for (const uint64_t bytes : {uint64_t{64} << 20, gpu.budget.vram}) {
+    plain.budget.vram = bytes;
+    const auto found = RunModel(plain, kPrompt, 6);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->result.tokens, RunModel(cpu, kPrompt, 6)->result.tokens) << bytes;
+  }
+}
+
 class GpuTest : public testing::TestWithParam<QuantType> {};
 
-TEST_P(GpuTest, EmulatedGivesTheCpusBits) { ExpectTheCpusTextAndProbabilities("emulated", GetParam()); }
+TEST_P(GpuTest, EmulatedGivesTheCpusBits) {
+  const bool wide = GetParam() == QuantType::kF32;
+  ExpectTheCpusTextAndProbabilities("emulated", GetParam(), uint64_t{wide ? 16U : 12U} << 20);
+}
 
 TEST_P(GpuTest, CudaGivesTheCpusBits) {
   const auto devices = ListCudaDevices();
   if (!devices.ok()) GTEST_SKIP() << devices.status().message();
   if (devices->empty()) GTEST_SKIP() << "no CUDA device was found on this machine";
-  ExpectTheCpusTextAndProbabilities("cuda", GetParam());
+  ExpectTheCpusTextAndProbabilities("cuda", GetParam(), uint64_t{1} << 30);
 }
+
+INSTANTIATE_TEST_SUITE_P(Types, SmallGpuTest, testing::Values(QuantType::kQ4_1, QuantType::kQ6_K, QuantType::kQ8_0),
+                         [](const auto& test) { return std::string(TraitsOf(test.param).name); });
 
 INSTANTIATE_TEST_SUITE_P(Types, GpuTest,
                          testing::Values(QuantType::kQ4_0, QuantType::kQ4_1, QuantType::kQ5_0, QuantType::kQ5_1,

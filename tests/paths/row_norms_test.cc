@@ -38,7 +38,7 @@ TEST(RowNormsTest, EqualThoseOfThePlainMatrices) {
       const LayerSource& source = (*plain)->layers()[static_cast<size_t>(i)];
       const std::vector<float>& w = source.vectors[static_cast<size_t>(LayerVector::kFfnNorm)];
       const FfnPart& part = weights.ffn(LayerIndex{i});
-      const RowNorms norms = NormsOf(part, w.data(), &pool);
+      const RowNorms norms = NormsOf(part, w, &opened->engine->backend(), &pool).value();
       const std::vector<float> gate = Decoded(**plain, *source.gate), up = Decoded(**plain, *source.up),
                                down = Decoded(**plain, *source.down);
       const auto dim = static_cast<size_t>(source.gate->cols), rows = static_cast<size_t>(source.gate->rows);
