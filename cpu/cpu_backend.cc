@@ -94,6 +94,8 @@ class CpuBackend : public Backend {
 
   void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) override;
   absl::Status Download(const Tensor& src, int32_t first_row, int32_t rows, std::span<float> values) override;
+  absl::Status FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
+                         std::span<RowPeak> peaks) override;
   void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) override;
   void CopyRows(const Tensor& src, int32_t src_row, int32_t rows, int32_t dst_row, Tensor* dst) override;
 
@@ -224,6 +226,23 @@ void CpuBackend::Upload(std::span<const float> values, int32_t first_row, Tensor
   const int64_t at = int64_t{first_row} * dst->cols();
   CHECK(first_row >= 0 && at + static_cast<int64_t>(values.size()) <= int64_t{dst->rows()} * dst->cols());
   CopyValues(values.data(), static_cast<int64_t>(values.size()), ValuesOf(dst) + at);
+}
+
+absl::Status CpuBackend::FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
+                                   std::span<RowPeak> peaks) {
+  CHECK(cols > 0 && cols <= x.cols() && peaks.size() <= static_cast<size_t>(kMostPeaks));
+  const auto find = [&](int64_t i) {
+    kernels_.find_peak(ValuesOf(x) + (first_row + i) * x.cols(), cols, scale, &peaks[static_cast<size_t>(i)]);
+  };
+  if (peaks.size() == 1) {
+    find(0);
+    return absl::OkStatus();
+  }
+  pool_.Run([&](int thread) {
+    const Range part = PartOf(static_cast<int64_t>(peaks.size()), 1, thread, pool_.size());
+    for (int64_t i = part.begin; i < part.end; ++i) find(i);
+  });
+  return absl::OkStatus();
 }
 
 absl::Status CpuBackend::Download(const Tensor& src, int32_t first_row, int32_t rows, std::span<float> values) {

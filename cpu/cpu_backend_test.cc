@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "cpu/test_support.h"
@@ -45,6 +47,43 @@ TEST(CpuBackendTest, CopyRowsMovesRows) {
   backend->CopyRows(*from, 1, 2, 2, to.get());
   std::copy_n(ValuesOf(*backend, *from).begin() + 5, 10, expected.begin() + 10);
   EXPECT_TRUE(SameValues(ValuesOf(*backend, *to), expected));
+}
+
+// Of every row: the first of the largest values, and the sum of all weights beside it.
+TEST(CpuBackendTest, PeaksAreTheLargestValuesAndTheirWeights) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
+  for (const int32_t cols : {1, 15, 256, 1000, 3001}) {
+    const int32_t width = cols + 7;
+    std::vector<float> x = RandomFloats(71, 5 * width, 3);
+    for (int32_t i = 0; i < width; ++i) x[3 * width + i] = i % 3 == 0 ? kNaN : -kInfinity;
+    x[1 * width + cols - 1] = x[1 * width + cols / 2] = 20;  // two of one size
+    x[2 * width + cols / 3] = kNaN;
+    x[2 * width + cols - 1] = -kInfinity;
+    std::vector<RowPeak> same;
+    for (const CpuOptions& options : AllOptions(false)) {
+      auto backend = MakeBackend(options);
+      std::vector<RowPeak> peaks(4);
+      ASSERT_TRUE(backend->FindPeaks(*MakeTensor(*backend, 5, width, x), 1, cols, 0.7f, peaks).ok());
+      for (int32_t row = 1; row < 5; ++row) {
+        const float* const values = x.data() + row * width;
+        int32_t best = 0;
+        double weight = 0;
+        for (int32_t i = 0; i < cols; ++i) {
+          if (values[i] > values[best] || std::isnan(values[best])) best = i;
+        }
+        const bool found = values[best] > -kInfinity;
+        for (int32_t i = 0; i < cols && found; ++i) {
+          if (!std::isnan(values[i])) weight += std::exp(0.7 * (double{values[i]} - values[best]));
+        }
+        const RowPeak& peak = peaks[static_cast<size_t>(row - 1)];
+        EXPECT_EQ(peak.col, found ? best : 0) << "row " << row << " of " << cols;
+        EXPECT_EQ(peak.value, found ? values[best] : -kInfinity);
+        EXPECT_NEAR(peak.weight, found ? weight : 1, 1e-5 * (found ? weight : 1)) << "row " << row << " of " << cols;
+      }
+      if (same.empty()) same = peaks;
+      for (size_t i = 0; i < peaks.size(); ++i) EXPECT_EQ(peaks[i].weight, same[i].weight) << backend->Describe();
+    }
+  }
 }
 
 TEST(CpuBackendTest, AddAddsRows) {

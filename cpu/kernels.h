@@ -212,6 +212,8 @@ struct KernelTable {
   void (*overlay_down)(const FfnTask& task, const FfnBlock* blocks, int64_t block_count, int64_t begin, int64_t end);
 
   void (*rms_norm)(const float* x, int32_t cols, const float* weight, float epsilon, float* out);
+  // Of one row.
+  void (*find_peak)(const float* x, int32_t cols, float scale, RowPeak* peak);
   void (*gated)(FfnActivation activation, const float* gate, const float* up, int64_t count, float* z);
   void (*add)(const float* y, int64_t count, float* x);
   void (*scale)(float factor, int64_t count, float* x);

@@ -29,6 +29,7 @@ constexpr KernelTable MakeTable(const char* name) {
           .ffn_down = FfnDown,
           .overlay_down = OverlayDownRows,
           .rms_norm = RmsNorm,
+          .find_peak = FindPeak,
           .gated = Gated,
           .add = Add,
           .scale = Scale,

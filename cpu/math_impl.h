@@ -61,6 +61,64 @@ inline void RmsNorm(const float* x, int32_t cols, const float* weight, float eps
   StorePartial((tail * scale) * LoadPartial(weight + i, left), left, out + i);
 }
 
+// The largest of 16 values where what is no number counts as -infinity.
+DOGSTAR_INLINE Vec16f LargerOf(Vec16f x, Vec16f most) { return Max(x, most); }
+
+// The largest value and the lowest column that has it: first the piece of columns that has it, then the column.
+inline void FindLargest(const float* x, int32_t cols, RowPeak* peak) {
+  constexpr int32_t kPiece = 1024;
+  const float lowest = -__builtin_inff();
+  float most = lowest;
+  int32_t piece_of_most = 0;
+  for (int32_t first = 0; first < cols; first += kPiece) {
+    const int32_t end = cols - first < kPiece ? cols : first + kPiece;
+    Vec16f a = Splat(lowest), b = a;
+    int32_t i = first;
+    for (; i + 32 <= end; i += 32) {
+      a = LargerOf(Load(x + i), a);
+      b = LargerOf(Load(x + i + 16), b);
+    }
+    float of_piece = ReduceMax(Max(a, b));
+    for (; i < end; ++i) of_piece = x[i] > of_piece ? x[i] : of_piece;
+    if (of_piece <= most) continue;
+    most = of_piece;
+    piece_of_most = first;
+  }
+  peak->value = most;
+  peak->col = piece_of_most;
+  while (peak->col + 1 < cols && !(x[peak->col] == most)) ++peak->col;
+}
+
+inline void FindPeak(const float* x, int32_t cols, float scale, RowPeak* peak) {
+  FindLargest(x, cols, peak);
+  peak->weight = 1;
+  const float lowest = -__builtin_inff();
+  if (peak->value == lowest) {
+    peak->col = 0;
+    return;
+  }
+  constexpr int kVectors = kPeakLanes / 16;
+  const Vec16f value = Splat(peak->value), scales = Splat(scale);
+  const auto weight = [&](Vec16f v) __attribute__((always_inline)) {
+    return Exp((Max(v, Splat(lowest)) - value) * scales);
+  };
+  Vec16f sums[kVectors];
+#pragma GCC unroll 16
+  for (int v = 0; v < kVectors; ++v) sums[v] = Splat(0.0f);
+  int32_t i = 0;
+  for (; i + kPeakLanes <= cols; i += kPeakLanes) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + weight(Load(x + i + 16 * v));
+  }
+  alignas(64) float rest[kPeakLanes];
+  for (int32_t k = 0; k < kPeakLanes; ++k) rest[k] = i + k < cols ? x[i + k] : lowest;
+  for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + weight(Load(rest + 16 * v));
+  for (int apart = kVectors / 2; apart >= 1; apart /= 2) {
+    for (int v = 0; v < apart; ++v) sums[v] = sums[v] + sums[v + apart];
+  }
+  peak->weight = ReduceAdd(sums[0]);
+}
+
 inline void Rope(RopePairing pairing, int32_t head_dim, int32_t rotary_dims, int32_t heads, const float* table,
                  float* x) {
   const int32_t pairs = rotary_dims / 2;

@@ -249,6 +249,16 @@ struct FfnParams {
   Tensor* capture_up = nullptr;  // as capture, of up x; FfnAccumulatePages only
 };
 
+// The largest value of a row, and what all of it weighs beside it: of a head's logits the likeliest token, and one over
+// its probability.
+struct RowPeak {
+  int32_t col = 0;   // the lowest of those that have it
+  float value = 0;   // -infinity where there is no number
+  float weight = 1;  // sum of exp(scale * (x - value)); 1 where there is no number
+};
+inline constexpr int kPeakLanes = 256;      // that its sum is formed in
+inline constexpr int32_t kMostPeaks = 512;  // of a call
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -299,6 +309,12 @@ class Backend {
   virtual void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) = 0;
   // Waits. values: rows * cols floats from row first_row on.
   virtual absl::Status Download(const Tensor& src, int32_t first_row, int32_t rows, std::span<float> values) = 0;
+
+  // peaks[i]: of the first `cols` columns of row first_row + i of x. What is no number counts as -infinity. The weight
+  // is summed in kPeakLanes lanes (lane = column % kPeakLanes), then lanes 128 apart, 64, .. 1. Waits.
+  // REQUIRES: at most kMostPeaks.
+  virtual absl::Status FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
+                                 std::span<RowPeak> peaks) = 0;
 
   // dst row i = row row_index[i] of `table` (kPanels or kPlain), dequantized.
   virtual void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) = 0;

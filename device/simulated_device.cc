@@ -82,6 +82,20 @@ class Link {
   std::thread thread_;  // last: it uses the others
 };
 
+// Host memory that counts while it lives; `held` outlives it.
+class GrantedMemory : public HostMemory {
+ public:
+  GrantedMemory(std::unique_ptr<HostMemory> memory, uint64_t* held) : memory_(std::move(memory)), held_(held) {
+    *held_ += memory_->span().size();
+  }
+  ~GrantedMemory() override { *held_ -= memory_->span().size(); }
+  std::span<std::byte> span() const override { return memory_->span(); }
+
+ private:
+  std::unique_ptr<HostMemory> memory_;
+  uint64_t* held_;
+};
+
 class SimulatedDevice : public Backend {
  public:
   SimulatedDevice(std::unique_ptr<Backend> inner, const SimulatedDeviceOptions& options)
@@ -108,7 +122,13 @@ class SimulatedDevice : public Backend {
     return inner_->ReadMemory(from, to);
   }
   absl::StatusOr<std::unique_ptr<HostMemory>> NewHostMemory(uint64_t bytes) override {
-    return inner_->NewHostMemory(bytes);
+    if (bytes > options_.host_bytes - host_held_) {
+      return absl::ResourceExhaustedError(
+          fmt::format("the simulated device grants {} of page-locked memory, not {} more",
+                      FormatSize(options_.host_bytes), FormatSize(bytes)));
+    }
+    ASSIGN_OR_RETURN(std::unique_ptr<HostMemory> memory, inner_->NewHostMemory(bytes));
+    return std::make_unique<GrantedMemory>(std::move(memory), &host_held_);
   }
   absl::Status ReserveStaging(uint64_t bytes) override {
     CHECK(staging_ == nullptr);
@@ -148,6 +168,10 @@ class SimulatedDevice : public Backend {
   }
   absl::Status Download(const Tensor& src, int32_t first_row, int32_t rows, std::span<float> values) override {
     return inner_->Download(src, first_row, rows, values);
+  }
+  absl::Status FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
+                         std::span<RowPeak> peaks) override {
+    return inner_->FindPeaks(x, first_row, cols, scale, peaks);
   }
   void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) override {
     Read(table.data);
@@ -256,7 +280,7 @@ class SimulatedDevice : public Backend {
 
   std::unique_ptr<Backend> inner_;
   const SimulatedDeviceOptions options_;
-  uint64_t used_ = 0;
+  uint64_t used_ = 0, host_held_ = 0;
   std::map<DeviceAddress, uint64_t, std::less<>> allocations_;  // bytes of each
   std::byte* staging_ = nullptr;
   StagingRing slots_;  // of staging_

@@ -18,6 +18,7 @@ namespace dogstar {
 struct SimulatedDeviceOptions {
   uint64_t memory_bytes = UINT64_MAX;
   double link_bytes_per_second = 0;  // 0: as fast as memory is copied
+  uint64_t host_bytes = UINT64_MAX;  // page-locked memory that it grants
 };
 
 // inner: computes; shares host memory.

@@ -124,6 +124,62 @@ struct RmsNormKernel {
   }
 };
 
+// RowPeak of a row a block.
+struct PeakKernel {
+  static constexpr int kThreads = kPeakLanes;
+  struct Shared {
+    float values[kThreads];
+    int32_t cols[kThreads];
+    float weights[kThreads];
+  };
+  using Local = Nothing;
+  const float* x = nullptr;  // the first row
+  int64_t stride = 0;
+  int32_t cols = 0, rows = 0;
+  float scale = 1;
+  RowPeak* peaks = nullptr;
+
+  DOGSTAR_HD int64_t Blocks() const { return rows; }
+  DOGSTAR_HD int Phases() const { return 4; }
+  DOGSTAR_HD void Run(int phase, int64_t row, int thread, Shared* shared, Local*) const {
+    const float* in = x + row * stride;
+    const float lowest = -FloatOfBits(0x7f800000u);
+    if (phase == 0) {
+      float most = lowest;
+      int32_t at = cols;
+      for (int32_t i = thread; i < cols; i += kThreads) {
+        if (!(in[i] > most)) continue;
+        most = in[i];
+        at = i;
+      }
+      shared->values[thread] = most;
+      shared->cols[thread] = at;
+    } else if (phase == 1) {
+      if (thread > 0) return;
+      for (int i = 1; i < kThreads; ++i) {
+        const bool larger = shared->values[i] > shared->values[0];
+        const bool equal_before = shared->values[i] == shared->values[0] && shared->cols[i] < shared->cols[0];
+        if (!larger && !equal_before) continue;
+        shared->values[0] = shared->values[i];
+        shared->cols[0] = shared->cols[i];
+      }
+    } else if (phase == 2) {
+      const float value = shared->values[0];
+      float sum = 0;
+      for (int32_t i = thread; i < cols; i += kThreads) {
+        if (in[i] > lowest) sum = sum + Exp((in[i] - value) * scale);
+      }
+      shared->weights[thread] = sum;
+    } else if (thread == 0) {
+      for (int apart = kThreads / 2; apart >= 1; apart /= 2) {
+        for (int i = 0; i < apart; ++i) shared->weights[i] = shared->weights[i] + shared->weights[i + apart];
+      }
+      const bool found = shared->values[0] > lowest;
+      peaks[row] = {found ? shared->cols[0] : 0, shared->values[0], found ? shared->weights[0] : 1.0f};
+    }
+  }
+};
+
 // Keys and values of a layer: [kv head][slot][head_bytes].
 struct KvLayer {
   KvType type = KvType::kF16;

@@ -45,6 +45,7 @@ class GpuBackend : public Backend {
     }
     ASSIGN_OR_RETURN(DeviceMemory memory, NewMemory(kMostBlockWeights * sizeof(CodePlace)));
     code_places_ = SentList(std::move(memory));
+    ASSIGN_OR_RETURN(peaks_, NewMemory(kMostPeaks * sizeof(RowPeak)));
     return absl::OkStatus();
   }
 
@@ -124,6 +125,8 @@ class GpuBackend : public Backend {
     return runtime_->CopyOut(reinterpret_cast<const std::byte*>(ValuesOf(src) + int64_t{first_row} * src.cols()),
                              std::as_writable_bytes(values));
   }
+  absl::Status FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
+                         std::span<RowPeak> peaks) override;
   void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) override;
   void CopyRows(const Tensor& src, int32_t src_row, int32_t rows, int32_t dst_row, Tensor* dst) override {
     runtime_->CopyOnDevice(reinterpret_cast<const std::byte*>(ValuesOf(src) + int64_t{src_row} * src.cols()),
@@ -234,7 +237,7 @@ class GpuBackend : public Backend {
   std::vector<DeviceMemory> weights_;
   DeviceMemory staging_;
   StagingRing places_;
-  DeviceMemory join_room_;
+  DeviceMemory join_room_, peaks_;
   absl::Status error_;           // of an operation that could not tell it
   std::deque<Ticket> unstaged_;  // of places_, oldest first
   RopeTables ropes_;
@@ -262,6 +265,15 @@ void GpuBackend::Upload(std::span<const float> values, int32_t first_row, Tensor
   for (size_t at = 0; at < bytes.size(); at += Runtime::kSendBytes) {
     runtime_->Send(bytes.subspan(at, std::min<size_t>(Runtime::kSendBytes, bytes.size() - at)), to + at);
   }
+}
+
+absl::Status GpuBackend::FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
+                                   std::span<RowPeak> peaks) {
+  CHECK(cols > 0 && cols <= x.cols() && peaks.size() <= static_cast<size_t>(kMostPeaks));
+  RETURN_IF_ERROR(std::exchange(error_, absl::OkStatus()));
+  Launch(gpu::PeakKernel{ValuesOf(x) + int64_t{first_row} * x.cols(), x.cols(), cols,
+                         static_cast<int32_t>(peaks.size()), scale, reinterpret_cast<RowPeak*>(peaks_.data())});
+  return runtime_->CopyOut(peaks_.data(), std::as_writable_bytes(peaks));
 }
 
 void GpuBackend::GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) {

@@ -37,7 +37,7 @@ using KernelCall =
     std::variant<OfEveryType<Product>, OfEveryType<TiledProduct>, OfEveryType<Down>, OfEveryType<TiledDown>,
                  OfEveryType<GatherKernel>, JoinKernel, PanelsKernel, GatesKernel, TimesUpKernel, KeepKernel,
                  SelectKernel, PrepareKernel, ValuesKernel, AddKernel, AddBiasKernel, ScaleKernel, ClearKernel,
-                 GatedKernel, RopeKernel, RmsNormKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
+                 GatedKernel, RopeKernel, RmsNormKernel, PeakKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
 
 // work.template operator()<kType>() for the type.
 template <typename Work>

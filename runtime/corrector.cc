@@ -9,7 +9,8 @@ namespace {
 class Judgement {
  public:
   Judgement(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled, SequenceId sequence,
-            TokenPos root_position, const DraftTree& tree, const LogitsFn& logits, std::span<float> scratch)
+            TokenPos root_position, const DraftTree& tree, const LogitsFn& logits, const LargestFn& largest,
+            std::span<float> scratch)
       : options_(options),
         sampler_(sampler),
         settled_(settled),
@@ -17,6 +18,7 @@ class Judgement {
         root_position_(root_position),
         tree_(tree),
         logits_(logits),
+        largest_(largest),
         scratch_(scratch) {}
 
   // From the root down, along the full model's own tokens; or along the likeliest drafts as far as was assumed.
@@ -59,6 +61,7 @@ class Judgement {
 
   // The full model's token after a node: it stands at the position that follows the node's.
   absl::StatusOr<TokenId> ChooseAfter(int32_t index) {
+    if (largest_ && sampler_->options().greedy()) return largest_(index);
     RETURN_IF_ERROR(logits_(index, scratch_));
     const TokenPos position{ToInt(root_position_) + tree_.node(index).depth + 1};
     return sampler_->Choose(scratch_, {settled_, tree_.TokensTo(index)}, sequence_, position);
@@ -71,6 +74,7 @@ class Judgement {
   TokenPos root_position_;
   const DraftTree& tree_;
   const LogitsFn& logits_;
+  const LargestFn& largest_;
   std::span<float> scratch_;
 };
 
@@ -78,8 +82,8 @@ class Judgement {
 
 absl::StatusOr<Verdict> Judge(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled,
                               SequenceId sequence, TokenPos root_position, const DraftTree& tree,
-                              const LogitsFn& logits, std::span<float> scratch) {
-  Judgement judgement(options, sampler, settled, sequence, root_position, tree, logits, scratch);
+                              const LogitsFn& logits, const LargestFn& largest, std::span<float> scratch) {
+  Judgement judgement(options, sampler, settled, sequence, root_position, tree, logits, largest, scratch);
   const bool by_threshold = options.rule == AcceptRule::kSirius && options.assumed_tokens <= 0;
   return by_threshold ? judgement.TakeLongest() : judgement.Follow();
 }

@@ -41,9 +41,12 @@ struct Verdict {
 
 // settled: the tokens up to the root, for penalties; the root is at root_position. logits(i, out) gives the full
 // model's logits after node i.
+// largest(i) gives the token of the largest; where the sampler is greedy it is asked instead of all logits. It may be
+// empty.
 using LogitsFn = std::function<absl::Status(int32_t node, std::span<float> logits)>;
+using LargestFn = std::function<absl::StatusOr<TokenId>(int32_t node)>;
 absl::StatusOr<Verdict> Judge(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled,
                               SequenceId sequence, TokenPos root_position, const DraftTree& tree,
-                              const LogitsFn& logits, std::span<float> scratch);
+                              const LogitsFn& logits, const LargestFn& largest, std::span<float> scratch);
 
 }  // namespace dogstar

@@ -32,7 +32,7 @@ std::vector<TokenId> Tokens(std::initializer_list<int32_t> ids) {
 Verdict JudgeOrDie(const CorrectorOptions& options, const DraftTree& tree, const FakeModel& model) {
   std::vector<float> scratch(kVocab);
   Sampler sampler({});
-  return Judge(options, &sampler, {}, SequenceId{0}, TokenPos{10}, tree, model.Logits(), scratch).value();
+  return Judge(options, &sampler, {}, SequenceId{0}, TokenPos{10}, tree, model.Logits(), {}, scratch).value();
 }
 
 Verdict JudgeOrDie(const CorrectorOptions& options, const std::vector<TokenId>& chain, const FakeModel& model) {
@@ -52,6 +52,24 @@ TEST(CorrectorTest, FullAgreementEarnsTheBonusToken) {
   const Verdict verdict = JudgeOrDie({}, Tokens({0, 3, 4}), FakeModel({3, 4, 7}));
   EXPECT_EQ(verdict.accepted(), 2);
   EXPECT_EQ(verdict.next, TokenId{7});
+}
+
+// Where the token is the one of the largest logit, all of them are not asked for.
+TEST(CorrectorTest, AGreedySamplerAsksForTheLargestLogitAlone) {
+  const std::vector<TokenId> largest = Tokens({3, 4, 6, 1});
+  const auto largest_of = [&](int32_t node) -> absl::StatusOr<TokenId> { return largest[static_cast<size_t>(node)]; };
+  const auto no_logits = [](int32_t, std::span<float>) { return absl::InternalError("all logits were asked for"); };
+  DraftTree tree;
+  tree.Begin({}, TokenId{0});
+  tree.AddPath(Tokens({3, 4, 5}), DraftSource::kFirst, 0.5);
+  std::vector<float> scratch(kVocab);
+  Sampler greedy({});
+  const auto verdict = Judge({}, &greedy, {}, SequenceId{0}, TokenPos{10}, tree, no_logits, largest_of, scratch);
+  ASSERT_TRUE(verdict.ok()) << verdict.status();
+  EXPECT_EQ(verdict->accepted(), 2);
+  EXPECT_EQ(verdict->next, TokenId{6});
+  Sampler sampling({.temperature = 1});
+  EXPECT_FALSE(Judge({}, &sampling, {}, SequenceId{0}, TokenPos{10}, tree, no_logits, largest_of, scratch).ok());
 }
 
 TEST(CorrectorTest, AssumedAcceptanceKeepsAsManyTokensWhateverTheyAre) {

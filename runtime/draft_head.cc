@@ -115,6 +115,13 @@ void DraftHead::Multiply(const Activations& x, int32_t rows) {
   if (copies_.rows > 0) backend_->MatMul(copies_, x, rows, first_rows_.rows, scores_.get());
 }
 
+absl::StatusOr<RowPeak> DraftHead::Peak(int32_t row, float scale) const {
+  RowPeak peak;
+  RETURN_IF_ERROR(backend_->FindPeaks(*scores_, row, first_rows_.rows + copies_.rows, scale, {&peak, 1}));
+  if (peak.col >= first_rows_.rows) peak.col = ToInt(tokens_[static_cast<size_t>(peak.col - first_rows_.rows)]);
+  return peak;
+}
+
 absl::Status DraftHead::Logits(int32_t row, std::span<float> logits) {
   RETURN_IF_ERROR(backend_->Download(*scores_, row, 1, host_));
   const auto first = static_cast<size_t>(first_rows_.rows);

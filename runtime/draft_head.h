@@ -42,6 +42,9 @@ class DraftHead {
   // Of row `row` of the last Multiply: logits of all tokens, -infinity for those that are not held. [vocab_size]
   absl::Status Logits(int32_t row, std::span<float> logits);
 
+  // The likeliest token of row `row` (RowPeak::col is its id) among those that are held.
+  absl::StatusOr<RowPeak> Peak(int32_t row, float scale) const;
+
   // Copied rows, and which of them is the token's; -1: none.
   const MatrixView& copies() const { return copies_; }
   int32_t FindCopy(TokenId token) const;

@@ -470,6 +470,13 @@ absl::Status Forward::Product(const MatrixPart& matrix, const Activations& x, in
   return absl::OkStatus();
 }
 
+absl::StatusOr<RowPeak> Forward::Peak(int32_t index, float scale) {
+  if (last_was_draft_) return draft_head_->Peak(index, scale);
+  RowPeak peak;
+  RETURN_IF_ERROR(backend_->FindPeaks(*logits_, index, config_.vocab_size, scale, {&peak, 1}));
+  return peak;
+}
+
 absl::Status Forward::Logits(int32_t index, std::span<float> logits) {
   if (last_was_draft_) return draft_head_->Logits(index, logits);
   return backend_->Download(*logits_, index, 1, logits);

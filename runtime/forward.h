@@ -108,6 +108,8 @@ class Forward {
   // Bytes of weights that went over the link.
   uint64_t link_bytes() const { return staged_.copied_bytes(); }
 
+  // The likeliest token after row `index` of these: RowPeak::col is its id.
+  absl::StatusOr<RowPeak> Peak(int32_t index, float scale);
   // Logits of the last pass: index 0 is the first of its logit_rows. [vocab_size]
   absl::Status Logits(int32_t index, std::span<float> logits);
 

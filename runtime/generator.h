@@ -127,6 +127,8 @@ class Generator {
   absl::Status Draft(Session* session);
   absl::StatusOr<bool> DraftRound(Session* session, NodeSlots* slots);
   std::vector<Place> NextPlaces(Session* session);
+  absl::StatusOr<std::vector<TokenProbability>> FollowersOf(const Session& session, const Text& text, int32_t node,
+                                                            int32_t row);
   absl::Status Propose(Session* session, std::span<const Place> places);
   absl::Status Verify(Session* session);
   // Its next positions hold what stands.

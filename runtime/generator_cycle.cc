@@ -17,7 +17,7 @@ constexpr int32_t kBestFollowers = 8;
 constexpr int32_t kLookupBesideDrafts = 3;
 constexpr float kLookupPrior = 0.7F;  // guess of what they are worth, before any was tried
 
-int32_t FollowersOf(TreeShape shape, int32_t width) {
+int32_t CountFollowers(TreeShape shape, int32_t width) {
   switch (shape) {
     case TreeShape::kChain:
       return 1;
@@ -222,9 +222,23 @@ absl::StatusOr<bool> Generator::DraftRound(Session* session, NodeSlots* slots) {
   return true;
 }
 
-// What may follow the nodes of the last draft pass, by its logits.
+// What may follow a node of the text's tree, by the logits of row `row` of the last draft pass.
+absl::StatusOr<std::vector<TokenProbability>> Generator::FollowersOf(const Session& session, const Text& text,
+                                                                     int32_t node, int32_t row) {
+  const int32_t count = CountFollowers(session.shape, engine_->config().draft.width);
+  const float temperature = session.shape == TreeShape::kBeam ? corrector_.temperature : 1;
+  if (count == 1 && sampler_.options().greedy()) {
+    ASSIGN_OR_RETURN(const RowPeak peak, engine_->forward().Peak(row, 1 / temperature));
+    return std::vector<TokenProbability>{{TokenId{peak.col}, 1 / peak.weight}};
+  }
+  RETURN_IF_ERROR(engine_->forward().Logits(row, logits_));
+  const std::vector<TokenId> drafted = text.tree.TokensTo(node);
+  return sampler_.Propose(logits_, {text.tokens, drafted}, kSequenceKey, text.PositionAfter(text.tree.node(node).depth),
+                          count, temperature);
+}
+
+// What may follow the nodes of the last draft pass.
 absl::Status Generator::Propose(Session* session, std::span<const Place> places) {
-  const Config& config = engine_->config();
   const Tokenizer& tokenizer = engine_->model().tokenizer();
   // A beam scores as published; other drafts by what such confidences were worth in this text.
   const bool beam = session->shape == TreeShape::kBeam;
@@ -234,11 +248,8 @@ absl::Status Generator::Propose(Session* session, std::span<const Place> places)
     for (size_t i = 0; i < places.size(); ++i) {
       if (places[i].text != text) continue;
       const int32_t parent = nodes.emplace_back(places[i].node);
-      const std::vector<TokenId> drafted = text->tree.TokensTo(parent);
-      RETURN_IF_ERROR(engine_->forward().Logits(static_cast<int32_t>(i), logits_));
-      const std::vector<TokenProbability> followers = sampler_.Propose(
-          logits_, {text->tokens, drafted}, kSequenceKey, text->PositionAfter(text->tree.node(parent).depth),
-          FollowersOf(session->shape, config.draft.width), beam ? corrector_.temperature : 1);
+      ASSIGN_OR_RETURN(const std::vector<TokenProbability> followers,
+                       FollowersOf(*session, *text, parent, static_cast<int32_t>(i)));
       for (size_t rank = 0; rank < followers.size(); ++rank) {
         const auto [token, confidence] = followers[rank];
         const DraftSource source = rank == 0 ? DraftSource::kFirst : DraftSource::kOther;
@@ -279,9 +290,13 @@ absl::Status Generator::Verify(Session* session) {
     const auto logits_of = [&](int32_t node, std::span<float> out) {
       return engine_->forward().Logits(first_rows[i] + node, out);
     };
+    const auto largest_of = [&](int32_t node) -> absl::StatusOr<TokenId> {
+      ASSIGN_OR_RETURN(const RowPeak peak, engine_->forward().Peak(first_rows[i] + node, 1));
+      return TokenId{peak.col};
+    };
     ASSIGN_OR_RETURN(const Verdict verdict,
                      Judge(corrector_, &sampler_, text->tokens, kSequenceKey,
-                           TokenPos{ToInt(text->PositionAfter(0)) - 1}, text->tree, logits_of, logits_));
+                           TokenPos{ToInt(text->PositionAfter(0)) - 1}, text->tree, logits_of, largest_of, logits_));
     Commit(text, verdict, text->slots, &taken);
     AddJudged(text->tree, verdict, &judged);
     for (int32_t node : verdict.path) verified_rows.push_back(first_rows[i] + node);

@@ -40,6 +40,8 @@ struct SamplingOptions {
   double frequency_penalty = 0;
   std::vector<LogitBias> bias;
 
+  // The token is the one of the largest logit.
+  bool greedy() const { return temperature <= 0 && !changes_logits(); }
   bool changes_logits() const { return !bias.empty() || penalizes(); }
   bool penalizes() const {
     return penalty_window != 0 && (repeat_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0);

@@ -1,49 +1,20 @@
 // Operations of a GPU's backend against the CPU's, to the bit: rows and matrices in bit planes, plain rows, rows that
 // tokens choose. On the host's emulation, and on a GPU where there is one.
 #include <cmath>
+#include <limits>
 
 #include "base/bit_planes.h"
 #include "cpu/ffn_test_support.h"
-#include "cuda/cuda_backend.h"
 #include "gmock/gmock.h"
-#include "gpu/gpu_backend.h"
+#include "tests/support/gpu_devices.h"
 
 namespace dogstar {
 namespace {
 
 using enum QuantType;
 
-constexpr uint64_t kDeviceBytes = uint64_t{64} << 20;
-
-// The emulated one, and a real one where there is one (with its context, which takes some hundred MiB).
-std::vector<std::unique_ptr<Backend>> Devices() {
-  std::vector<std::unique_ptr<Backend>> devices;
-  devices.push_back(*NewEmulatedGpuBackend(kDeviceBytes));
-  const auto found = ListCudaDevices();
-  if (found.ok() && !found->empty()) {
-    devices.push_back(*NewCudaBackend({.memory_bytes = kDeviceBytes + (uint64_t{1} << 30)}));
-  }
-  return devices;
-}
-
-// Bytes of the host in a backend's memory, for as long as the object lives.
-class Copies {
- public:
-  explicit Copies(Backend* backend) : backend_(backend) {}
-  ~Copies() {
-    for (std::byte* memory : memory_) backend_->FreeMemory(memory);
-  }
-  DeviceAddress Put(std::span<const std::byte> bytes) {
-    std::byte* const memory = *backend_->AllocateMemory(bytes.size());
-    EXPECT_TRUE(backend_->WriteMemory(bytes, memory).ok());
-    memory_.push_back(memory);
-    return memory;
-  }
-
- private:
-  Backend* backend_;
-  std::vector<std::byte*> memory_;
-};
+using testing_support::Copies;
+using testing_support::Devices;
 
 // A layer's pages and tables in a backend's memory.
 struct LayerCopy {
@@ -154,6 +125,25 @@ INSTANTIATE_TEST_SUITE_P(
                       FfnCase{kQ5_K, kQ5_K, kQ5_K, 256, 256, 64, 16}, FfnCase{kQ6_K, kQ3_K, kQ3_K, 256, 256, 64, 8},
                       FfnCase{kF16, kQ8_0, kF16, 64, 160, 64, 8}),
     NameOfCase);
+
+TEST(GpuPeaksTest, AreTheCpus) {
+  auto cpu = MakeBackend({.threads = 2});
+  for (const auto& device : Devices()) {
+    for (const int32_t cols : {1, 200, 1000, 3001}) {
+      std::vector<float> x = RandomFloats(71, 4 * cols, 3);
+      x[static_cast<size_t>(cols / 2)] = std::nanf("");
+      for (int32_t i = 0; i < cols; ++i) x[static_cast<size_t>(3 * cols + i)] = -std::numeric_limits<float>::infinity();
+      std::vector<RowPeak> of_cpu(4), of_device(4);
+      ASSERT_TRUE(cpu->FindPeaks(*MakeTensor(*cpu, 4, cols, x), 0, cols, 0.7f, of_cpu).ok());
+      ASSERT_TRUE(device->FindPeaks(*MakeTensor(*device, 4, cols, x), 0, cols, 0.7f, of_device).ok());
+      for (size_t i = 0; i < of_cpu.size(); ++i) {
+        EXPECT_EQ(of_device[i].col, of_cpu[i].col) << "row " << i << " of " << cols;
+        EXPECT_EQ(of_device[i].value, of_cpu[i].value) << "row " << i << " of " << cols;
+        EXPECT_EQ(of_device[i].weight, of_cpu[i].weight) << "row " << i << " of " << cols;
+      }
+    }
+  }
+}
 
 class GpuMatMulTest : public ::testing::TestWithParam<QuantType> {
  protected:
