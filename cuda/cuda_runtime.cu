@@ -50,11 +50,16 @@ void LaunchKernel(const std::variant<Kernels...>& kernel, cudaStream_t stream) {
 
 class CudaHostMemory : public HostMemory {
  public:
-  explicit CudaHostMemory(PageLockedBuffer memory) : memory_(std::move(memory)) {}
+  // held: what the runtime has given, which outlives the memory.
+  CudaHostMemory(PageLockedBuffer memory, uint64_t* held) : memory_(std::move(memory)), held_(held) {
+    *held_ += memory_.span().size();
+  }
+  ~CudaHostMemory() override { *held_ -= memory_.span().size(); }
   std::span<std::byte> span() const override { return memory_.span(); }
 
  private:
   PageLockedBuffer memory_;
+  uint64_t* held_;
 };
 
 // Page-locked room for what Send copies: two halves, each reused when the copies out of it are done.
@@ -127,8 +132,7 @@ class CudaRuntime : public gpu::Runtime {
                                                        " more of page-locked memory; raise it, or lower budget.ram"));
     }
     ASSIGN_OR_RETURN(PageLockedBuffer memory, PageLockedBuffer::Create(bytes));
-    pinned_ += bytes;
-    return std::make_unique<CudaHostMemory>(std::move(memory));
+    return std::make_unique<CudaHostMemory>(std::move(memory), &pinned_);
   }
 
   absl::Status CopyIn(std::span<const std::byte> from, std::byte* to) override {

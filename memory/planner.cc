@@ -284,7 +284,7 @@ class Filler {
   void WholeMatrix(const MatrixShape& matrix, MatrixPlacement* place, PlanLine* line) {
     FirstRows(matrix, matrix.rows, place, line);
     line->total_bytes += matrix.panel_bytes();
-    if (place->resident_rows < matrix.rows) line->reason = "does not fit whole: the rest streams in every pass";
+    if (place->resident_rows < matrix.rows) line->reason = "does not fit whole: the rest comes anew in every pass";
     placement_.complement_bytes += matrix.row_bytes() * static_cast<uint64_t>(matrix.rows - place->resident_rows);
   }
 

@@ -436,16 +436,15 @@ Weights::~Weights() {
 
 absl::StatusOr<std::unique_ptr<Weights>> Weights::Load(const ModelFile& model, const Placement& placement,
                                                        Backend* backend, PageReader* reader, std::span<std::byte> ring,
-                                                       VerifyMode verify,
+                                                       std::unique_ptr<HostMemory> host, VerifyMode verify,
                                                        const std::function<void(uint64_t, uint64_t)>& progress) {
   auto weights = std::unique_ptr<Weights>(new Weights(backend));
   weights->pager_options_.path = model.path();
   weights->pager_options_.verify = verify;
   Loader loader{.model = model, .placement = placement, .backend = backend, .weights = weights.get()};
   ASSIGN_OR_RETURN(weights->arena_, backend->AllocateMemory(loader.ArenaBytes()));
-  if (placement.host_bytes > 0) {
-    ASSIGN_OR_RETURN(weights->host_, backend->NewHostMemory(placement.host_bytes));
-  }
+  CHECK(placement.host_bytes == 0 || (host != nullptr && host->span().size() >= placement.host_bytes));
+  weights->host_ = std::move(host);
   if (placement.host_tables) {
     ASSIGN_OR_RETURN(weights->host_tables_, AlignedBuffer::Create(HostTableBytes(model)));
   }

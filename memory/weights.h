@@ -81,10 +81,11 @@ FfnPageRef PageRefOf(const PackedLayer& layer, int32_t page, DeviceAddress data)
 
 class Weights {
  public:
-  // Reads everything resident through `ring` and `reader`. `progress` (may be null) gets bytes done and in all.
+  // Reads everything resident through `ring` and `reader`, and what the host holds of it into `host`
+  // (placement.host_bytes; null: nothing). `progress` (may be null) gets bytes done and in all.
   static absl::StatusOr<std::unique_ptr<Weights>> Load(const ModelFile& model, const Placement& placement,
                                                        Backend* backend, PageReader* reader, std::span<std::byte> ring,
-                                                       VerifyMode verify,
+                                                       std::unique_ptr<HostMemory> host, VerifyMode verify,
                                                        const std::function<void(uint64_t, uint64_t)>& progress);
   ~Weights();
 

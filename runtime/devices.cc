@@ -42,9 +42,14 @@ absl::StatusOr<DeviceChoice> ParseDevice(std::string_view text) {
   if (name != "simulated") return BadDevice(text);
   DeviceChoice choice{.kind = Kind::kSimulated};
   if (rest.empty()) return choice;
-  const absl::StatusOr<uint64_t> link = ParseSize(rest);
+  const std::string_view first = rest.substr(0, rest.find(':'));
+  const absl::StatusOr<uint64_t> link = ParseSize(first);
   if (!link.ok() || *link == 0) return BadDevice(text);
   choice.link_bytes_per_second = static_cast<double>(*link);
+  if (first.size() == rest.size()) return choice;
+  const absl::StatusOr<uint64_t> host = ParseSize(rest.substr(first.size() + 1));
+  if (!host.ok() || *host == 0) return BadDevice(text);
+  choice.host_bytes = *host;
   return choice;
 }
 
@@ -93,7 +98,7 @@ absl::StatusOr<std::unique_ptr<Backend>> NewBackend(const Config& config) {
                                                                 .precise = config.precise,
                                                                 .touch_memory = config.budget.ram.has_value()}));
   if (choice.kind == DeviceChoice::Kind::kCpu) return cpu;
-  return NewSimulatedDevice(std::move(cpu), {config.budget.vram, choice.link_bytes_per_second});
+  return NewSimulatedDevice(std::move(cpu), {config.budget.vram, choice.link_bytes_per_second, choice.host_bytes});
 }
 
 }  // namespace dogstar

@@ -21,8 +21,10 @@ struct DeviceChoice {
   Kind kind = Kind::kCpu;
   int index = 0;                     // kCuda
   double link_bytes_per_second = 0;  // kSimulated; 0: unlimited
+  uint64_t host_bytes = UINT64_MAX;  // kSimulated: page-locked memory that it grants
 };
-// Of Config::device: auto, cpu, cuda, cuda:N, emulated, simulated, simulated:SIZE (bytes a second of its link).
+// Of Config::device: auto, cpu, cuda, cuda:N, emulated, simulated, simulated:SIZE (bytes a second of its link),
+// simulated:SIZE:SIZE (and the page-locked memory that it grants).
 // InvalidArgument says what is allowed.
 absl::StatusOr<DeviceChoice> ParseDevice(std::string_view text);
 

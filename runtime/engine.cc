@@ -86,11 +86,38 @@ absl::Status Engine::Plan(const Hooks& hooks) {
   gathered_rows_ = std::move(plan.gathered_rows);
   draft_vocabulary_ = plan.draft_vocabulary;
   longest_joined_ = plan.longest_joined;
+  return absl::OkStatus();
+}
+
+absl::Status Engine::ReserveMemory() {
   for (const PlanLine& line : placement_.lines) {
     Accountant& accountant = line.on_device ? device_accountant_ : accountant_;
     RETURN_IF_ERROR(accountant.Reserve(line.what, line.resident_bytes));
   }
-  return CheckDrafts(hooks);
+  return absl::OkStatus();
+}
+
+// What a budget promises is taken at once: what the machine lacks shows now, not in the middle of a text. Where a
+// device computes this memory is page-locked, of which a system may grant less: then weights get half as much, and the
+// others are read from the disk.
+absl::Status Engine::TakeHostMemory(const Hooks& hooks) {
+  while (true) {
+    const uint64_t ring_bytes = placement_.ring_bytes, weight_bytes = placement_.host_bytes;
+    ASSIGN_OR_RETURN(ring_, backend_->NewHostMemory(ring_bytes));
+    if (weight_bytes == 0) return absl::OkStatus();
+    absl::StatusOr<std::unique_ptr<HostMemory>> host = backend_->NewHostMemory(weight_bytes);
+    if (host.ok()) {
+      host_weights_ = *std::move(host);
+      return absl::OkStatus();
+    }
+    ring_.reset();
+    config_.budget.pinned = ring_bytes + weight_bytes / 2;
+    Note(hooks,
+         fmt::format("page-locked memory is not granted ({}): budget.pinned becomes {}, and the rest is read from "
+                     "the disk",
+                     std::string(host.status().message()), FormatSize(config_.budget.pinned)));
+    RETURN_IF_ERROR(Plan(hooks));
+  }
 }
 
 // Where memory holds everything but for what drafts need themselves, they cannot pay.
@@ -229,8 +256,9 @@ absl::Status Engine::Build(const Hooks& hooks) {
   }
   ASSIGN_OR_RETURN(backend_, NewBackend(config_));
   RETURN_IF_ERROR(Plan(hooks));
-  // What a budget promises is taken at once: what the machine lacks shows now, not in the middle of a text.
-  ASSIGN_OR_RETURN(ring_, backend_->NewHostMemory(placement_.ring_bytes));
+  RETURN_IF_ERROR(TakeHostMemory(hooks));
+  RETURN_IF_ERROR(ReserveMemory());
+  RETURN_IF_ERROR(CheckDrafts(hooks));
   RETURN_IF_ERROR(backend_->ReserveStaging(placement_.staging_bytes));
   if (longest_joined_ > 0) RETURN_IF_ERROR(backend_->ReserveJoinRoom(longest_joined_));
 
@@ -249,7 +277,7 @@ absl::Status Engine::Build(const Hooks& hooks) {
     loaded_bytes_ = done;
   };
   ASSIGN_OR_RETURN(weights_, Weights::Load(*model_, placement_, backend_.get(), reader_.get(), ring_->span(),
-                                           config_.io.verify, progress));
+                                           std::move(host_weights_), config_.io.verify, progress));
   Pager::Options pager_options = weights_->pager_options();
   pager_options.note = hooks.note;
   pager_options.trace = options_.trace;

@@ -115,6 +115,8 @@ class Engine {
   Engine(const Config& config, const ModelFile* model, const Options& options);
   absl::Status Build(const Hooks& hooks);
   absl::Status Plan(const Hooks& hooks);
+  absl::Status TakeHostMemory(const Hooks& hooks);
+  absl::Status ReserveMemory();
   absl::Status GiveUpDrafts(const Hooks& hooks, const StreamRates& rates, RunPlanOptions* options, RunPlan* plan);
   absl::Status CheckDrafts(const Hooks& hooks);
   absl::Status ChooseHowToRead(const Hooks& hooks);
@@ -139,6 +141,7 @@ class Engine {
   // Order of destruction matters: the pager waits for reads into the ring before the ring and the reader go.
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<HostMemory> ring_;
+  std::unique_ptr<HostMemory> host_weights_;  // until the weights have it
   ReaderChoice reader_choice_;
   std::unique_ptr<PageReader> reader_;
   std::unique_ptr<Weights> weights_;

@@ -20,13 +20,14 @@ nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version --format=csv
 }
 echo "== tests"
 "$folder/cuda_test" --gtest_brief=1
-"$folder/paths_test" --gtest_brief=1 --gtest_filter='*GpuTest*'
+"$folder/paths_test" --gtest_brief=1 --gtest_filter='*Gpu*'
 
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     echo "== compute-sanitizer, $tool"
     compute-sanitizer --tool "$tool" --error-exitcode 3 "$folder/paths_test" --gtest_brief=1 \
-      --gtest_filter='*GpuTest.Cuda*/Q4_0:*GpuTest.Cuda*/Q4_K:*GpuTest.Cuda*/F16' | tail -3
+      --gtest_filter='*GpuTest.Cuda*/Q4_0:*GpuTest.Cuda*/Q4_K:*GpuTest.Cuda*/F16:*GpuFfn*:*GpuMatMul*:*GpuPeaks*' |
+      tail -3
   done
 fi
 echo "== rates"
@@ -42,18 +43,19 @@ for type in Q4_0 Q4_K Q8_0; do
   "$dogstar" synth --shape "$shape" --type "$type" --packed -o "$work/$type.dog.gguf" >"$work/synth.log"
   bytes=$(stat -c %s "$work/$type.dog.gguf")
   run "$type" "$work/cpu.json" --mode dense
-  for share in 1.6 0.6; do
+  for share in 1.6 0.6 0.1; do  # all of it, some of the FFN's rows, some of attention and head
     vram=$(python3 -c "print(int($bytes * $share / 2**20) + 768)")MiB
-    for settings in dense:0 dense:-1 strict:-1; do  # mode:hybrid
-      mode=${settings%:*}
-      run "$type" "$work/gpu.json" --mode "$mode" --vram "$vram" --set "hybrid=${settings#*:}"
+    for settings in dense:0:0 dense:-1:0 strict:-1:0 strict:-1:1; do
+      IFS=: read -r mode hybrid planes <<<"$settings"
+      run "$type" "$work/gpu.json" --mode "$mode" --vram "$vram" --set "hybrid=$hybrid" --set "draft.planes=$planes"
       text=same
       if [[ $(number "$work/cpu.json" tokens) != $(number "$work/gpu.json" tokens) ]]; then
         text=WRONG
         failed=1
       fi
       mib() { python3 -c "print($(number "$work/gpu.json" "$1") / 2**20)"; }
-      printf '| %s | %s, hybrid %s, --vram %s | %.1f | %.0f | %.0f | %s |\n' "$type" "$mode" "${settings#*:}" "$vram" \
+      printf '| %s | %s, hybrid %s, planes %s, --vram %s | %.1f | %.0f | %.0f | %s |\n' "$type" "$mode" "$hybrid" \
+        "$planes" "$vram" \
         "$(number "$work/gpu.json" decode_tok_s)" "$(mib h2d_bytes)" "$(mib processor_bytes)" "$text"
     done
   done

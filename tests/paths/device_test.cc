@@ -19,7 +19,8 @@ constexpr char kPrompt[] = "A tiny model says nothing of sense.";
 TEST(DevicesTest, NamesAndWhatTheyNeed) {
   EXPECT_EQ(ParseDevice("cuda:2")->index, 2);
   EXPECT_EQ(ParseDevice("simulated:1GiB")->link_bytes_per_second, 1 << 30);
-  for (const char* bad : {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "simulated:", "simulated:fast", "cpu:1"}) {
+  for (const char* bad :
+       {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "simulated:", "simulated:fast", "simulated:1GiB:", "cpu:1"}) {
     EXPECT_FALSE(ParseDevice(bad).ok()) << bad;
   }
   Config config;
@@ -213,6 +214,28 @@ TEST_P(DeviceTest, PinnedMemoryIsBounded) {
   EXPECT_GT(half.host_bytes, 0U);
   EXPECT_GT(half.complement_bytes, 0U);
   EXPECT_TRUE(RunModel(config_, kPrompt, 4).ok());
+}
+
+// Of page-locked memory that the system does not grant, less is used, and said.
+TEST_P(DeviceTest, LessPageLockedMemoryIsUsedWhereNoMoreIsGranted) {
+  Config cpu = config_;
+  cpu.device = "cpu";
+  cpu.budget.vram = 0;
+  const auto expected = RunModel(cpu, kPrompt, 8).value();
+  config_.budget.vram = DeviceBytesWithout(0.6);
+  config_.hybrid = 0;
+  const Placement all = OpenModel(config_, 64, 16).value().engine->placement();
+  constexpr uint64_t kGranted = 7000 << 10;
+  ASSERT_LE(all.ring_bytes, kGranted);
+  ASSERT_GT(all.ring_bytes + all.host_bytes, kGranted);
+  config_.device = "simulated:1TiB:7000KiB";
+  const auto opened = OpenModel(config_, 64, 16);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const Placement& placement = opened->engine->placement();
+  EXPECT_LE(placement.ring_bytes + placement.host_bytes, kGranted);
+  EXPECT_GT(placement.host_bytes, 0U);
+  EXPECT_GT(placement.complement_bytes, 0U);
+  EXPECT_EQ(RunModel(config_, kPrompt, 8)->result.tokens, expected.result.tokens);
 }
 
 // Trees, sampling and streamed attention on the device.
