@@ -12,6 +12,7 @@
 #include "cpu/cpu_ffn.h"
 #include "cpu/cpu_objects.h"
 #include "cpu/isa.h"
+#include "cpu/top_entries.h"
 #include "device/rope_table.h"
 #include "fmt/format.h"
 
@@ -96,6 +97,11 @@ class CpuBackend : public Backend {
   absl::Status Download(const Tensor& src, int32_t first_row, int32_t rows, std::span<float> values) override;
   absl::Status FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
                          std::span<RowPeak> peaks) override;
+  absl::Status FindTop(const Tensor& x, int32_t row, int32_t cols, std::span<RowEntry> top) override {
+    CHECK(cols <= x.cols() && top.size() <= static_cast<size_t>(std::min(cols, kMostTop)));
+    TopEntries({ValuesOf(x) + int64_t{row} * x.cols(), static_cast<size_t>(cols)}, top);
+    return absl::OkStatus();
+  }
   void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) override;
   void CopyRows(const Tensor& src, int32_t src_row, int32_t rows, int32_t dst_row, Tensor* dst) override;
 

@@ -86,6 +86,26 @@ TEST(CpuBackendTest, PeaksAreTheLargestValuesAndTheirWeights) {
   }
 }
 
+TEST(CpuBackendTest, TopIsTheStartOfTheSortedRow) {
+  constexpr int32_t kCols = 700;
+  std::vector<float> x = RandomFloats(73, 2 * kCols);
+  for (int32_t i = 0; i < kCols; i += 3) x[kCols + i] = 0.5f;
+  for (int32_t i = 1; i < kCols; i += 30) x[kCols + i] = std::numeric_limits<float>::quiet_NaN();
+  auto backend = MakeBackend({.threads = 2});
+  auto tensor = MakeTensor(*backend, 2, kCols, x);
+  std::vector<RowEntry> sorted;
+  for (int32_t i = 0; i < kCols - 5; ++i) {
+    const float value = x[kCols + i];
+    sorted.push_back({std::isnan(value) ? -std::numeric_limits<float>::infinity() : value, i});
+  }
+  std::ranges::sort(sorted, std::less<>());
+  for (const size_t count : {1, 40, 256}) {
+    std::vector<RowEntry> top(count);
+    ASSERT_TRUE(backend->FindTop(*tensor, 1, kCols - 5, top).ok());
+    for (size_t i = 0; i < count; ++i) EXPECT_EQ(top[i].col, sorted[i].col) << i << " of " << count;
+  }
+}
+
 TEST(CpuBackendTest, AddAddsRows) {
   const std::vector<float> x = RandomFloats(3, 9 * 1000), y = RandomFloats(4, 9 * 1000);
   std::vector<float> expected = x;

@@ -259,6 +259,16 @@ struct RowPeak {
 inline constexpr int kPeakLanes = 256;      // that its sum is formed in
 inline constexpr int32_t kMostPeaks = 512;  // of a call
 
+// A value of a row and its column. Ordered by falling values, equal ones by rising columns.
+struct RowEntry {
+  float value = 0;
+  int32_t col = 0;
+  friend bool operator<(const RowEntry& a, const RowEntry& b) {
+    return a.value != b.value ? a.value > b.value : a.col < b.col;
+  }
+};
+inline constexpr int32_t kMostTop = 256;  // entries of a call
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -315,6 +325,10 @@ class Backend {
   // REQUIRES: at most kMostPeaks.
   virtual absl::Status FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
                                  std::span<RowPeak> peaks) = 0;
+
+  // top = the first entries, in order, of the first `cols` columns of row `row` of x. What is no number counts as
+  // -infinity. Waits. REQUIRES: at most kMostTop, and no more than there are columns.
+  virtual absl::Status FindTop(const Tensor& x, int32_t row, int32_t cols, std::span<RowEntry> top) = 0;
 
   // dst row i = row row_index[i] of `table` (kPanels or kPlain), dequantized.
   virtual void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) = 0;

@@ -173,6 +173,9 @@ class SimulatedDevice : public Backend {
                          std::span<RowPeak> peaks) override {
     return inner_->FindPeaks(x, first_row, cols, scale, peaks);
   }
+  absl::Status FindTop(const Tensor& x, int32_t row, int32_t cols, std::span<RowEntry> top) override {
+    return inner_->FindTop(x, row, cols, top);
+  }
   void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) override {
     Read(table.data);
     inner_->GatherRows(table, row_index, dst);

@@ -46,6 +46,7 @@ class GpuBackend : public Backend {
     ASSIGN_OR_RETURN(DeviceMemory memory, NewMemory(kMostBlockWeights * sizeof(CodePlace)));
     code_places_ = SentList(std::move(memory));
     ASSIGN_OR_RETURN(peaks_, NewMemory(kMostPeaks * sizeof(RowPeak)));
+    ASSIGN_OR_RETURN(top_, NewMemory(kMostTop * sizeof(RowEntry)));
     return absl::OkStatus();
   }
 
@@ -127,6 +128,7 @@ class GpuBackend : public Backend {
   }
   absl::Status FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,
                          std::span<RowPeak> peaks) override;
+  absl::Status FindTop(const Tensor& x, int32_t row, int32_t cols, std::span<RowEntry> top) override;
   void GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) override;
   void CopyRows(const Tensor& src, int32_t src_row, int32_t rows, int32_t dst_row, Tensor* dst) override {
     runtime_->CopyOnDevice(reinterpret_cast<const std::byte*>(ValuesOf(src) + int64_t{src_row} * src.cols()),
@@ -237,7 +239,7 @@ class GpuBackend : public Backend {
   std::vector<DeviceMemory> weights_;
   DeviceMemory staging_;
   StagingRing places_;
-  DeviceMemory join_room_, peaks_;
+  DeviceMemory join_room_, peaks_, top_;
   absl::Status error_;           // of an operation that could not tell it
   std::deque<Ticket> unstaged_;  // of places_, oldest first
   RopeTables ropes_;
@@ -274,6 +276,17 @@ absl::Status GpuBackend::FindPeaks(const Tensor& x, int32_t first_row, int32_t c
   Launch(gpu::PeakKernel{ValuesOf(x) + int64_t{first_row} * x.cols(), x.cols(), cols,
                          static_cast<int32_t>(peaks.size()), scale, reinterpret_cast<RowPeak*>(peaks_.data())});
   return runtime_->CopyOut(peaks_.data(), std::as_writable_bytes(peaks));
+}
+
+absl::Status GpuBackend::FindTop(const Tensor& x, int32_t row, int32_t cols, std::span<RowEntry> top) {
+  const auto count = static_cast<int32_t>(top.size());
+  CHECK(cols <= x.cols() && count <= cols && count <= kMostTop);
+  if (count == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(std::exchange(error_, absl::OkStatus()));
+  Launch(gpu::TopKernel{ValuesOf(x) + int64_t{row} * x.cols(), cols, count, reinterpret_cast<RowEntry*>(top_.data())});
+  RETURN_IF_ERROR(runtime_->CopyOut(top_.data(), std::as_writable_bytes(top)));
+  std::ranges::sort(top, std::less<>());
+  return absl::OkStatus();
 }
 
 void GpuBackend::GatherRows(const MatrixView& table, std::span<const int32_t> row_index, Tensor* dst) {

@@ -33,11 +33,11 @@ using OfEveryType =
                  Kernel<QuantType::kQ2_K>, Kernel<QuantType::kQ3_K>, Kernel<QuantType::kQ4_K>, Kernel<QuantType::kQ5_K>,
                  Kernel<QuantType::kQ6_K>, Kernel<QuantType::kIQ4_NL>>;
 
-using KernelCall =
-    std::variant<OfEveryType<Product>, OfEveryType<TiledProduct>, OfEveryType<Down>, OfEveryType<TiledDown>,
-                 OfEveryType<GatherKernel>, JoinKernel, PanelsKernel, GatesKernel, TimesUpKernel, KeepKernel,
-                 SelectKernel, PrepareKernel, ValuesKernel, AddKernel, AddBiasKernel, ScaleKernel, ClearKernel,
-                 GatedKernel, RopeKernel, RmsNormKernel, PeakKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
+using KernelCall = std::variant<OfEveryType<Product>, OfEveryType<TiledProduct>, OfEveryType<Down>,
+                                OfEveryType<TiledDown>, OfEveryType<GatherKernel>, JoinKernel, PanelsKernel,
+                                GatesKernel, TimesUpKernel, KeepKernel, SelectKernel, PrepareKernel, ValuesKernel,
+                                AddKernel, AddBiasKernel, ScaleKernel, ClearKernel, GatedKernel, RopeKernel,
+                                RmsNormKernel, PeakKernel, TopKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
 
 // work.template operator()<kType>() for the type.
 template <typename Work>

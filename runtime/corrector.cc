@@ -9,7 +9,7 @@ namespace {
 class Judgement {
  public:
   Judgement(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled, SequenceId sequence,
-            TokenPos root_position, const DraftTree& tree, const LogitsFn& logits, const LargestFn& largest,
+            TokenPos root_position, const DraftTree& tree, const LogitsFn& logits, const OwnTokenFn& own,
             std::span<float> scratch)
       : options_(options),
         sampler_(sampler),
@@ -18,7 +18,7 @@ class Judgement {
         root_position_(root_position),
         tree_(tree),
         logits_(logits),
-        largest_(largest),
+        own_(own),
         scratch_(scratch) {}
 
   // From the root down, along the full model's own tokens; or along the likeliest drafts as far as was assumed.
@@ -61,9 +61,9 @@ class Judgement {
 
   // The full model's token after a node: it stands at the position that follows the node's.
   absl::StatusOr<TokenId> ChooseAfter(int32_t index) {
-    if (largest_ && sampler_->options().greedy()) return largest_(index);
-    RETURN_IF_ERROR(logits_(index, scratch_));
     const TokenPos position{ToInt(root_position_) + tree_.node(index).depth + 1};
+    if (own_) return own_(index, position);
+    RETURN_IF_ERROR(logits_(index, scratch_));
     return sampler_->Choose(scratch_, {settled_, tree_.TokensTo(index)}, sequence_, position);
   }
 
@@ -74,7 +74,7 @@ class Judgement {
   TokenPos root_position_;
   const DraftTree& tree_;
   const LogitsFn& logits_;
-  const LargestFn& largest_;
+  const OwnTokenFn& own_;
   std::span<float> scratch_;
 };
 
@@ -82,8 +82,8 @@ class Judgement {
 
 absl::StatusOr<Verdict> Judge(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled,
                               SequenceId sequence, TokenPos root_position, const DraftTree& tree,
-                              const LogitsFn& logits, const LargestFn& largest, std::span<float> scratch) {
-  Judgement judgement(options, sampler, settled, sequence, root_position, tree, logits, largest, scratch);
+                              const LogitsFn& logits, const OwnTokenFn& own, std::span<float> scratch) {
+  Judgement judgement(options, sampler, settled, sequence, root_position, tree, logits, own, scratch);
   const bool by_threshold = options.rule == AcceptRule::kSirius && options.assumed_tokens <= 0;
   return by_threshold ? judgement.TakeLongest() : judgement.Follow();
 }

@@ -41,12 +41,12 @@ struct Verdict {
 
 // settled: the tokens up to the root, for penalties; the root is at root_position. logits(i, out) gives the full
 // model's logits after node i.
-// largest(i) gives the token of the largest; where the sampler is greedy it is asked instead of all logits. It may be
-// empty.
+// own(i, position) gives the full model's token after it where that needs no more than a few of them; empty: it needs
+// all.
 using LogitsFn = std::function<absl::Status(int32_t node, std::span<float> logits)>;
-using LargestFn = std::function<absl::StatusOr<TokenId>(int32_t node)>;
+using OwnTokenFn = std::function<absl::StatusOr<TokenId>(int32_t node, TokenPos position)>;
 absl::StatusOr<Verdict> Judge(const CorrectorOptions& options, Sampler* sampler, std::span<const TokenId> settled,
                               SequenceId sequence, TokenPos root_position, const DraftTree& tree,
-                              const LogitsFn& logits, const LargestFn& largest, std::span<float> scratch);
+                              const LogitsFn& logits, const OwnTokenFn& own, std::span<float> scratch);
 
 }  // namespace dogstar

@@ -54,22 +54,26 @@ TEST(CorrectorTest, FullAgreementEarnsTheBonusToken) {
   EXPECT_EQ(verdict.next, TokenId{7});
 }
 
-// Where the token is the one of the largest logit, all of them are not asked for.
-TEST(CorrectorTest, AGreedySamplerAsksForTheLargestLogitAlone) {
-  const std::vector<TokenId> largest = Tokens({3, 4, 6, 1});
-  const auto largest_of = [&](int32_t node) -> absl::StatusOr<TokenId> { return largest[static_cast<size_t>(node)]; };
+// Where its own tokens are chosen by a few logits, the full model is not asked for all of them.
+TEST(CorrectorTest, OwnTokensMayComeWithoutLogits) {
+  const std::vector<TokenId> tokens = Tokens({3, 4, 6, 1});
+  std::vector<TokenPos> positions;
+  const auto own = [&](int32_t node, TokenPos position) -> absl::StatusOr<TokenId> {
+    positions.push_back(position);
+    return tokens[static_cast<size_t>(node)];
+  };
   const auto no_logits = [](int32_t, std::span<float>) { return absl::InternalError("all logits were asked for"); };
   DraftTree tree;
   tree.Begin({}, TokenId{0});
   tree.AddPath(Tokens({3, 4, 5}), DraftSource::kFirst, 0.5);
   std::vector<float> scratch(kVocab);
-  Sampler greedy({});
-  const auto verdict = Judge({}, &greedy, {}, SequenceId{0}, TokenPos{10}, tree, no_logits, largest_of, scratch);
+  Sampler sampler({.temperature = 1, .top_k = 2});
+  const auto verdict = Judge({}, &sampler, {}, SequenceId{0}, TokenPos{10}, tree, no_logits, own, scratch);
   ASSERT_TRUE(verdict.ok()) << verdict.status();
   EXPECT_EQ(verdict->accepted(), 2);
   EXPECT_EQ(verdict->next, TokenId{6});
-  Sampler sampling({.temperature = 1});
-  EXPECT_FALSE(Judge({}, &sampling, {}, SequenceId{0}, TokenPos{10}, tree, no_logits, largest_of, scratch).ok());
+  EXPECT_EQ(positions, (std::vector<TokenPos>{TokenPos{11}, TokenPos{12}, TokenPos{13}}));
+  EXPECT_FALSE(Judge({}, &sampler, {}, SequenceId{0}, TokenPos{10}, tree, no_logits, {}, scratch).ok());
 }
 
 TEST(CorrectorTest, AssumedAcceptanceKeepsAsManyTokensWhateverTheyAre) {

@@ -122,6 +122,17 @@ absl::StatusOr<RowPeak> DraftHead::Peak(int32_t row, float scale) const {
   return peak;
 }
 
+absl::StatusOr<size_t> DraftHead::Top(int32_t row, std::span<RowEntry> top) const {
+  const int32_t held = first_rows_.rows + copies_.rows;
+  top = top.first(std::min(top.size(), static_cast<size_t>(held)));
+  RETURN_IF_ERROR(backend_->FindTop(*scores_, row, held, top));
+  for (RowEntry& entry : top) {
+    if (entry.col >= first_rows_.rows) entry.col = ToInt(tokens_[static_cast<size_t>(entry.col - first_rows_.rows)]);
+  }
+  std::ranges::sort(top, std::less<>());
+  return top.size();
+}
+
 absl::Status DraftHead::Logits(int32_t row, std::span<float> logits) {
   RETURN_IF_ERROR(backend_->Download(*scores_, row, 1, host_));
   const auto first = static_cast<size_t>(first_rows_.rows);

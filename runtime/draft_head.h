@@ -45,6 +45,9 @@ class DraftHead {
   // The likeliest token of row `row` (RowPeak::col is its id) among those that are held.
   absl::StatusOr<RowPeak> Peak(int32_t row, float scale) const;
 
+  // The likeliest of them, as many as top holds or there are (RowEntry::col is a token's id); how many.
+  absl::StatusOr<size_t> Top(int32_t row, std::span<RowEntry> top) const;
+
   // Copied rows, and which of them is the token's; -1: none.
   const MatrixView& copies() const { return copies_; }
   int32_t FindCopy(TokenId token) const;

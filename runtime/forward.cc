@@ -477,6 +477,12 @@ absl::StatusOr<RowPeak> Forward::Peak(int32_t index, float scale) {
   return peak;
 }
 
+absl::StatusOr<size_t> Forward::Top(int32_t index, std::span<RowEntry> top) {
+  if (last_was_draft_) return draft_head_->Top(index, top);
+  RETURN_IF_ERROR(backend_->FindTop(*logits_, index, config_.vocab_size, top));
+  return top.size();
+}
+
 absl::Status Forward::Logits(int32_t index, std::span<float> logits) {
   if (last_was_draft_) return draft_head_->Logits(index, logits);
   return backend_->Download(*logits_, index, 1, logits);

@@ -110,6 +110,8 @@ class Forward {
 
   // The likeliest token after row `index` of these: RowPeak::col is its id.
   absl::StatusOr<RowPeak> Peak(int32_t index, float scale);
+  // The likeliest tokens after it, as many as top holds or there are (RowEntry::col is a token's id); how many.
+  absl::StatusOr<size_t> Top(int32_t index, std::span<RowEntry> top);
   // Logits of the last pass: index 0 is the first of its logit_rows. [vocab_size]
   absl::Status Logits(int32_t index, std::span<float> logits);
 

@@ -127,6 +127,9 @@ class Generator {
   absl::Status Draft(Session* session);
   absl::StatusOr<bool> DraftRound(Session* session, NodeSlots* slots);
   std::vector<Place> NextPlaces(Session* session);
+  // Choices need a few of the largest logits, not all of them.
+  bool needs_few_logits() const;
+  absl::StatusOr<TokenLogit> ChooseAmongFew(int32_t row, TokenPos position);
   absl::StatusOr<std::vector<TokenProbability>> FollowersOf(const Session& session, const Text& text, int32_t node,
                                                             int32_t row);
   absl::Status Propose(Session* session, std::span<const Place> places);

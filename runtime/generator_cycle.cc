@@ -1,5 +1,7 @@
 // A cycle: drafts, the full pass over them, and what stands.
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <functional>
 
 #include "base/clock.h"
@@ -222,14 +224,37 @@ absl::StatusOr<bool> Generator::DraftRound(Session* session, NodeSlots* slots) {
   return true;
 }
 
+bool Generator::needs_few_logits() const {
+  const int32_t few = sampler_.options().few();
+  return few > 0 && few <= kMostTop && few < engine_->model().config().vocab_size;
+}
+
+// By the largest logits of row `row` of the last pass, which are found where they are.
+absl::StatusOr<TokenLogit> Generator::ChooseAmongFew(int32_t row, TokenPos position) {
+  if (sampler_.options().greedy()) {
+    ASSIGN_OR_RETURN(const RowPeak peak, engine_->forward().Peak(row, 1));
+    return TokenLogit{TokenId{peak.col}, peak.value};
+  }
+  std::array<RowEntry, kMostTop> entries;
+  const std::span<RowEntry> wanted = std::span(entries).first(static_cast<size_t>(sampler_.options().few()));
+  ASSIGN_OR_RETURN(const size_t found, engine_->forward().Top(row, wanted));
+  std::vector<TokenLogit> largest;
+  for (const RowEntry& entry : wanted.first(found)) largest.push_back({TokenId{entry.col}, entry.value});
+  const TokenId token = sampler_.ChooseAmong(largest, kSequenceKey, position);
+  return *std::ranges::find(largest, token, &TokenLogit::token);
+}
+
 // What may follow a node of the text's tree, by the logits of row `row` of the last draft pass.
 absl::StatusOr<std::vector<TokenProbability>> Generator::FollowersOf(const Session& session, const Text& text,
                                                                      int32_t node, int32_t row) {
   const int32_t count = CountFollowers(session.shape, engine_->config().draft.width);
   const float temperature = session.shape == TreeShape::kBeam ? corrector_.temperature : 1;
-  if (count == 1 && sampler_.options().greedy()) {
+  if (count == 1 && needs_few_logits()) {
+    const TokenPos position = text.PositionAfter(text.tree.node(node).depth);
+    ASSIGN_OR_RETURN(const TokenLogit chosen, ChooseAmongFew(row, position));
     ASSIGN_OR_RETURN(const RowPeak peak, engine_->forward().Peak(row, 1 / temperature));
-    return std::vector<TokenProbability>{{TokenId{peak.col}, 1 / peak.weight}};
+    const float probability = std::exp((chosen.logit - peak.value) / temperature) / peak.weight;
+    return std::vector<TokenProbability>{{chosen.token, probability}};
   }
   RETURN_IF_ERROR(engine_->forward().Logits(row, logits_));
   const std::vector<TokenId> drafted = text.tree.TokensTo(node);
@@ -290,13 +315,16 @@ absl::Status Generator::Verify(Session* session) {
     const auto logits_of = [&](int32_t node, std::span<float> out) {
       return engine_->forward().Logits(first_rows[i] + node, out);
     };
-    const auto largest_of = [&](int32_t node) -> absl::StatusOr<TokenId> {
-      ASSIGN_OR_RETURN(const RowPeak peak, engine_->forward().Peak(first_rows[i] + node, 1));
-      return TokenId{peak.col};
-    };
+    OwnTokenFn own_token;
+    if (needs_few_logits()) {
+      own_token = [&](int32_t node, TokenPos position) -> absl::StatusOr<TokenId> {
+        ASSIGN_OR_RETURN(const TokenLogit chosen, ChooseAmongFew(first_rows[i] + node, position));
+        return chosen.token;
+      };
+    }
     ASSIGN_OR_RETURN(const Verdict verdict,
                      Judge(corrector_, &sampler_, text->tokens, kSequenceKey,
-                           TokenPos{ToInt(text->PositionAfter(0)) - 1}, text->tree, logits_of, largest_of, logits_));
+                           TokenPos{ToInt(text->PositionAfter(0)) - 1}, text->tree, logits_of, own_token, logits_));
     Commit(text, verdict, text->slots, &taken);
     AddJudged(text->tree, verdict, &judged);
     for (int32_t node : verdict.path) verified_rows.push_back(first_rows[i] + node);

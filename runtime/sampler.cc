@@ -51,16 +51,30 @@ class LikeliestFirst {
   size_t sorted_ = 0;
 };
 
-// Ranks [0, count) that top_k, top_p and min_p leave.
-size_t CountCandidates(const SamplingOptions& options, std::span<const float> logits, LikeliestFirst* order) {
-  size_t count = logits.size();
-  if (options.top_k > 0) count = std::min(count, static_cast<size_t>(options.top_k));
+// A few tokens, the likeliest first.
+class FewTokens {
+ public:
+  explicit FewTokens(std::span<const TokenLogit> tokens) : tokens_(tokens) {}
+  int32_t operator[](size_t rank) const { return ToInt(tokens_[rank].token); }
+  double logit(size_t rank) const { return tokens_[rank].logit; }
+
+ private:
+  std::span<const TokenLogit> tokens_;
+};
+
+// Sum of the weights of all tokens over that of the likeliest, where the logits of all are known.
+double WeightOfAll(std::span<const float> logits, double largest, double scale) {
+  return std::exp(LogSumExp(logits, scale) - largest * scale);
+}
+
+// Ranks [0, count) that top_k, top_p and min_p leave; count: those that top_k leaves. all: every logit where it leaves
+// all, else empty.
+template <typename Order>
+size_t CountCandidates(const SamplingOptions& options, size_t count, std::span<const float> all, Order* order) {
   const double largest = order->logit(0);
   if (options.top_p < 1) {
-    double total = 0;
-    if (count == logits.size()) {
-      total = std::exp(LogSumExp(logits, 1) - largest);
-    } else {
+    double total = all.empty() ? 0 : WeightOfAll(all, largest, 1);
+    if (all.empty()) {
       for (size_t rank = 0; rank < count; ++rank) total += std::exp(order->logit(rank) - largest);
     }
     double sum = 0;
@@ -77,6 +91,31 @@ size_t CountCandidates(const SamplingOptions& options, std::span<const float> lo
     count = kept;
   }
   return count;
+}
+
+// The token that the position's number draws.
+template <typename Order>
+TokenId Draw(const SamplingOptions& options, size_t count, std::span<const float> all, Order* order,
+             SequenceId sequence, TokenPos position) {
+  const size_t candidates = CountCandidates(options, count, all, order);
+  const double scale = 1.0 / options.temperature;
+  const double largest = order->logit(0);
+  if (!std::isfinite(largest)) return TokenId{(*order)[0]};  // nothing to weigh: all but one, or all, are impossible
+  const auto weight = [&](size_t rank) { return std::exp((order->logit(rank) - largest) * scale); };
+  double total = 0;
+  if (candidates == all.size()) {
+    total = WeightOfAll(all, largest, scale);
+  } else {
+    for (size_t rank = 0; rank < candidates; ++rank) total += weight(rank);
+  }
+  const double target = total * KeyedUniform(options.seed, static_cast<uint64_t>(ToInt(sequence)),
+                                             static_cast<uint64_t>(ToInt(position)));
+  double sum = 0;
+  for (size_t rank = 0; rank < candidates; ++rank) {
+    sum += weight(rank);
+    if (sum > target) return TokenId{(*order)[rank]};
+  }
+  return TokenId{(*order)[candidates - 1]};  // rounding left the sum just below the target
 }
 
 // Sum of exp((logit - largest) * scale), without the terms that cannot change three digits: it is asked for every
@@ -183,25 +222,15 @@ std::vector<TokenProbability> Sampler::Propose(std::span<const float> raw_logits
 TokenId Sampler::ChooseAdjusted(std::span<const float> logits, SequenceId sequence, TokenPos position) {
   if (options_.temperature <= 0) return ArgMax(logits);
   LikeliestFirst order(logits, &order_);
-  const size_t candidates = CountCandidates(options_, logits, &order);
-  const double scale = 1.0 / options_.temperature;
-  const double largest = order.logit(0);
-  if (!std::isfinite(largest)) return TokenId{order[0]};  // nothing to weigh: all but one, or all, are impossible
-  const auto weight = [&](size_t rank) { return std::exp((order.logit(rank) - largest) * scale); };
-  double total = 0;
-  if (candidates == logits.size()) {
-    total = std::exp(LogSumExp(logits, scale) - largest * scale);
-  } else {
-    for (size_t rank = 0; rank < candidates; ++rank) total += weight(rank);
-  }
-  const double target = total * KeyedUniform(options_.seed, static_cast<uint64_t>(ToInt(sequence)),
-                                             static_cast<uint64_t>(ToInt(position)));
-  double sum = 0;
-  for (size_t rank = 0; rank < candidates; ++rank) {
-    sum += weight(rank);
-    if (sum > target) return TokenId{order[rank]};
-  }
-  return TokenId{order[candidates - 1]};  // rounding left the sum just below the target
+  const bool cuts = options_.top_k > 0 && static_cast<size_t>(options_.top_k) < logits.size();
+  const size_t count = cuts ? static_cast<size_t>(options_.top_k) : logits.size();
+  return Draw(options_, count, cuts ? std::span<const float>() : logits, &order, sequence, position);
+}
+
+TokenId Sampler::ChooseAmong(std::span<const TokenLogit> largest, SequenceId sequence, TokenPos position) const {
+  if (options_.temperature <= 0) return largest[0].token;
+  FewTokens order(largest);
+  return Draw(options_, largest.size(), {}, &order, sequence, position);
 }
 
 float Probability(std::span<const float> logits, TokenId token, float temperature) {

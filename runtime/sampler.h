@@ -42,6 +42,8 @@ struct SamplingOptions {
 
   // The token is the one of the largest logit.
   bool greedy() const { return temperature <= 0 && !changes_logits(); }
+  // So many of the largest logits are all that a choice needs; 0: it needs all of them.
+  int32_t few() const { return greedy() ? 1 : temperature > 0 && !changes_logits() ? top_k : 0; }
   bool changes_logits() const { return !bias.empty() || penalizes(); }
   bool penalizes() const {
     return penalty_window != 0 && (repeat_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0);
@@ -52,6 +54,11 @@ struct SamplingOptions {
 struct TokenHistory {
   std::span<const TokenId> settled;
   std::span<const TokenId> drafted;
+};
+
+struct TokenLogit {
+  TokenId token{};
+  float logit = 0;
 };
 
 struct TokenProbability {
@@ -66,6 +73,8 @@ class Sampler {
 
   const SamplingOptions& options() const { return options_; }
   TokenId Choose(std::span<const float> logits, const TokenHistory& history, SequenceId sequence, TokenPos position);
+  // The same of options().few() logits, the largest first. REQUIRES: there are more tokens than these.
+  TokenId ChooseAmong(std::span<const TokenLogit> largest, SequenceId sequence, TokenPos position) const;
   // What a draft may try: the token that Choose gives, then the count - 1 likeliest others after bias and penalties,
   // with softmax(logits / temperature) to three digits. Impossible tokens are left out. REQUIRES: count >= 1.
   std::vector<TokenProbability> Propose(std::span<const float> logits, const TokenHistory& history, SequenceId sequence,

@@ -1,8 +1,11 @@
 #include "runtime/sampler.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
+#include "base/random.h"
 #include "gtest/gtest.h"
 
 namespace dogstar {
@@ -35,6 +38,30 @@ TEST(SamplerTest, TopKAndTopPLeaveTheRestOut) {
   EXPECT_NEAR(Frequencies({1.0, 2, 1.0, 1}, 20000)[1], 0.5, 0.02);
   const std::vector<double> nucleus = Frequencies({1.0, 0, 0.5, 1}, 2000);
   EXPECT_EQ(nucleus[0] + nucleus[3] + nucleus[4], 0);
+}
+
+// The largest logits give the same tokens as all of them do.
+TEST(SamplerTest, AFewLogitsGiveTheTokensOfAll) {
+  std::vector<float> logits;
+  SplitMix64 random(5);
+  for (int i = 0; i < 300; ++i) logits.push_back(static_cast<float>(random.Next() % 64) / 8);  // many are equal
+  std::vector<TokenLogit> largest;
+  for (int32_t i = 0; i < 300; ++i) largest.push_back({TokenId{i}, logits[static_cast<size_t>(i)]});
+  std::ranges::stable_sort(largest, std::greater<>(), &TokenLogit::logit);
+  for (const int32_t top_k : {1, 7, 40, 299}) {
+    for (const double top_p : {1.0, 0.6}) {
+      for (const double min_p : {0.0, 0.3}) {
+        Sampler sampler({.temperature = 0.8, .top_k = top_k, .top_p = top_p, .min_p = min_p});
+        ASSERT_EQ(sampler.options().few(), top_k);
+        const std::span<const TokenLogit> few = std::span(largest).first(static_cast<size_t>(top_k));
+        for (int position = 0; position < 50; ++position) {
+          EXPECT_EQ(sampler.ChooseAmong(few, SequenceId{0}, TokenPos{position}),
+                    sampler.Choose(logits, {}, SequenceId{0}, TokenPos{position}))
+              << top_k << ", " << top_p << ", " << min_p;
+        }
+      }
+    }
+  }
 }
 
 TEST(SamplerTest, TheDrawDependsOnSeedSequenceAndPositionOnly) {

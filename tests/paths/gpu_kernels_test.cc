@@ -145,6 +145,31 @@ TEST(GpuPeaksTest, AreTheCpus) {
   }
 }
 
+TEST(GpuTopTest, IsTheCpus) {
+  auto cpu = MakeBackend({.threads = 2});
+  for (const auto& device : Devices()) {
+    for (const int32_t cols : {1, 40, 1000, 3001}) {
+      std::vector<float> x = RandomFloats(72, 2 * cols, 3);
+      for (size_t i = 0; i < x.size(); i += 5) x[i] = i % 3 == 0 ? std::nanf("") : 1.25F;  // many are equal
+      for (size_t i = 0; i < static_cast<size_t>(cols); i += 2) x[i] = i % 4 == 0 ? 0.0F : -0.0F;
+      for (const int32_t count : {1, 7, 256}) {
+        const auto top_of = [&](Backend& backend, int32_t row) {
+          std::vector<RowEntry> top(static_cast<size_t>(std::min(count, cols)));
+          EXPECT_TRUE(backend.FindTop(*MakeTensor(backend, 2, cols, x), row, cols, top).ok());
+          return top;
+        };
+        for (const int32_t row : {0, 1}) {
+          const std::vector<RowEntry> of_cpu = top_of(*cpu, row), of_device = top_of(*device, row);
+          for (size_t i = 0; i < of_cpu.size(); ++i) {
+            EXPECT_EQ(of_device[i].col, of_cpu[i].col) << "place " << i << " of " << count << ", columns " << cols;
+            EXPECT_EQ(of_device[i].value, of_cpu[i].value) << "place " << i << " of " << count << ", columns " << cols;
+          }
+        }
+      }
+    }
+  }
+}
+
 class GpuMatMulTest : public ::testing::TestWithParam<QuantType> {
  protected:
   static std::vector<float> Product(Backend& backend, const MatrixView& w, int32_t rows, const std::vector<float>& x) {
