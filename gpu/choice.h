@@ -7,6 +7,7 @@
 
 #include "base/activation.h"
 #include "gpu/arithmetic.h"
+#include "gpu/digit_search.h"
 #include "gpu/ffn.h"
 #include "gpu/kernel.h"
 #include "gpu/products.h"
@@ -30,8 +31,9 @@ struct ChoiceView {
   DOGSTAR_HD uint32_t& MaskOf(int64_t token, int64_t block) const { return masks[token * block_count + block]; }
 };
 
-// values of some blocks = activation(gate), [rows][32 * block_count].
-struct GatesKernel {
+// values of some blocks, from the products of their panels, [rows][32 * block_count]: activation(gate), or what they
+// were times up.
+struct ChoiceValuesKernel {
   static constexpr int kThreads = kElementThreads;
   using Shared = Nothing;
   using Local = Nothing;
@@ -39,27 +41,8 @@ struct GatesKernel {
   const RowBlock* blocks = nullptr;
   int32_t block_count = 0;
   FfnActivation activation = FfnActivation::kSilu;
-  const float* gate = nullptr;
-
-  DOGSTAR_HD int64_t columns() const { return int64_t{block_count} * kBlockColumns; }
-  DOGSTAR_HD int64_t Blocks() const { return BlocksOf(all.rows * columns()); }
-  DOGSTAR_HD int Phases() const { return 1; }
-  DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const {
-    const int64_t i = block * kThreads + thread;
-    if (i >= all.rows * columns()) return;
-    all.ValueOf(blocks, i / columns(), i % columns()) = Activate(activation, gate[i]);
-  }
-};
-
-// values of some blocks *= up, [rows][32 * block_count].
-struct TimesUpKernel {
-  static constexpr int kThreads = kElementThreads;
-  using Shared = Nothing;
-  using Local = Nothing;
-  ChoiceView all;
-  const RowBlock* blocks = nullptr;
-  int32_t block_count = 0;
-  const float* up = nullptr;
+  bool is_up = false;
+  const float* products = nullptr;
 
   DOGSTAR_HD int64_t columns() const { return int64_t{block_count} * kBlockColumns; }
   DOGSTAR_HD int64_t Blocks() const { return BlocksOf(all.rows * columns()); }
@@ -68,7 +51,7 @@ struct TimesUpKernel {
     const int64_t i = block * kThreads + thread;
     if (i >= all.rows * columns()) return;
     float& value = all.ValueOf(blocks, i / columns(), i % columns());
-    value = value * up[i];
+    value = is_up ? value * products[i] : Activate(activation, products[i]);
   }
 };
 
@@ -95,29 +78,18 @@ struct KeepKernel {
     const uint32_t mask = all.MaskOf(row, of.choice_block);
     const float* from = all.values + all.PlaceOf(row, of.choice_block);
     float values[kBlockColumns];
-    for (int i = 0; i < kBlockColumns; ++i) {
-      const bool kept = (mask >> i & 1) != 0;
-      values[i] = kept ? from[i] : 0;
-      z.f32[row * z.cols + b * kBlockColumns + i] = values[i];
-      if (kept && capture != nullptr) capture[row * capture_stride + of.first_row + i] = values[i];
-    }
-    QuantizeBlock(values, row, b, z);
+    for (int i = 0; i < kBlockColumns; ++i) values[i] = (mask >> i & 1) != 0 ? from[i] : 0;
+    StoreValues(values, mask, row, b, z, capture == nullptr ? nullptr : capture + row * capture_stride + of.first_row);
   }
 };
 
 // Each token keeps, of the rows that its mask has, so many of the largest score or those that reach a threshold. A
-// block of threads a set: digit by digit it finds the score of the last row that is kept, counting how many have it,
-// then the first of these are kept.
+// block of threads a set.
 struct SelectKernel {
-  static constexpr int kThreads = 256;
-  static constexpr int kDigits = 4, kDigitBits = 8, kDigitValues = 1 << kDigitBits;
-  static constexpr int kPhasesOfDigit = 3;  // clear, count, choose
+  static constexpr int kThreads = DigitSearch::kThreads;
   struct Shared {
-    int32_t counts[kDigitValues];
+    DigitSearch search;
     int32_t ties[kThreads];  // rows of a thread's part with the last score; then those of the parts before it
-    uint32_t last;           // bits of that score, as far as they are known
-    int32_t left;            // rows still to be found among those that have these bits
-    int32_t keeps_all;       // there are no more rows than that
   };
   using Local = Nothing;
   ChoiceView all;
@@ -127,42 +99,27 @@ struct SelectKernel {
   int32_t tokens_together = 1;  // that choose one set, by the sum of their scores
 
   DOGSTAR_HD int64_t Blocks() const { return all.block_count == 0 ? 0 : all.rows / tokens_together; }
-  DOGSTAR_HD int Phases() const { return count < 0 ? 1 : kDigits * kPhasesOfDigit + 3; }
+  DOGSTAR_HD int Phases() const { return count < 0 ? 1 : DigitSearch::kPhases + 3; }
   DOGSTAR_HD void Run(int phase, int64_t set, int thread, Shared* shared, Local*) const {
     const int64_t token = set * tokens_together;
     const int32_t begin = BeginOf(thread), end = BeginOf(thread + 1);
-    const int digit = phase / kPhasesOfDigit, shift = 32 - kDigitBits * (digit + 1);
+    DigitSearch& search = shared->search;
     if (count < 0) {
       for (int32_t b = begin; b < end; ++b) KeepReaching(token, b);
-    } else if (digit < kDigits) {
-      if (phase == 0 && thread == 0) {
-        shared->last = 0;
-        shared->left = count;
-        shared->keeps_all = 0;
-      }
-      if (phase % kPhasesOfDigit == 0) {
-        for (int i = thread; i < kDigitValues; i += kThreads) shared->counts[i] = 0;
-      } else if (phase % kPhasesOfDigit == 1) {
-        for (int32_t b = begin; b < end; ++b) CountDigit(token, b, shift, shared);
-      } else if (thread == 0) {
-        ChooseDigit(shift, shared);
-      }
-    } else if (phase == kDigits * kPhasesOfDigit) {
+    } else if (phase < DigitSearch::kPhases) {
+      search.Run(phase, thread, count, [&](const auto& add) {
+        for (int32_t b = begin; b < end; ++b) ForRows(token, b, [&](int, float score) { add(BitsOf(score)); });
+      });
+    } else if (phase == DigitSearch::kPhases) {
       shared->ties[thread] = 0;
       for (int32_t b = begin; b < end; ++b) {
-        ForRows(token, b, [&](int, float score) { shared->ties[thread] += BitsOf(score) == shared->last ? 1 : 0; });
+        ForRows(token, b, [&](int, float score) { shared->ties[thread] += BitsOf(score) == search.last ? 1 : 0; });
       }
-    } else if (phase == kDigits * kPhasesOfDigit + 1) {
-      if (thread > 0) return;
-      int32_t before = 0;
-      for (int32_t& ties : shared->ties) {
-        const int32_t own = ties;
-        ties = before;
-        before += own;
-      }
+    } else if (phase == DigitSearch::kPhases + 1) {
+      if (thread == 0) DigitSearch::SumBefore(shared->ties);
     } else {
       int32_t ties = shared->ties[thread];
-      for (int32_t b = begin; b < end; ++b) KeepBest(token, b, *shared, &ties);
+      for (int32_t b = begin; b < end; ++b) KeepBest(token, b, search, &ties);
     }
   }
 
@@ -197,29 +154,12 @@ struct SelectKernel {
     ForRows(token, block, [&](int n, float score) { kept |= score >= threshold ? uint32_t{1} << n : 0; });
     SetMasks(token, block, kept);
   }
-  DOGSTAR_HD void CountDigit(int64_t token, int32_t block, int shift, Shared* shared) const {
-    const int known = shift + kDigitBits;  // bits from here on
-    ForRows(token, block, [&](int, float score) {
-      const uint32_t bits = BitsOf(score);
-      if (known < 32 && bits >> known != shared->last >> known) return;
-      AddShared(&shared->counts[bits >> shift & (kDigitValues - 1)], 1);
-    });
-  }
-  DOGSTAR_HD void ChooseDigit(int shift, Shared* shared) const {
-    int digit = kDigitValues - 1;
-    int32_t larger = 0;
-    for (; digit > 0 && larger + shared->counts[digit] < shared->left; --digit) larger += shared->counts[digit];
-    // Only of the first digit: of the others there are enough.
-    if (larger + shared->counts[digit] < shared->left) shared->keeps_all = 1;
-    shared->last |= static_cast<uint32_t>(digit) << shift;
-    shared->left -= larger;
-  }
-  DOGSTAR_HD void KeepBest(int64_t token, int32_t block, const Shared& shared, int32_t* ties) const {
+  DOGSTAR_HD void KeepBest(int64_t token, int32_t block, const DigitSearch& search, int32_t* ties) const {
     uint32_t kept = 0;
     ForRows(token, block, [&](int n, float score) {
       const uint32_t bits = BitsOf(score);
-      bool keep = shared.keeps_all != 0 || bits > shared.last;
-      if (bits == shared.last) keep = keep || (*ties)++ < shared.left;
+      bool keep = search.keeps_all != 0 || bits > search.last;
+      if (bits == search.last) keep = keep || (*ties)++ < search.left;
       kept |= keep ? uint32_t{1} << n : 0;
     });
     SetMasks(token, block, kept);

@@ -7,6 +7,7 @@
 #include "base/activation.h"
 #include "device/backend.h"
 #include "gpu/arithmetic.h"
+#include "gpu/digit_search.h"
 #include "gpu/kernel.h"
 
 namespace dogstar::gpu {
@@ -180,17 +181,12 @@ struct PeakKernel {
   }
 };
 
-// The first entries of a row, in any order: digit by digit the key of the last one, counting how many columns have it,
-// then those that are larger and the first of the equal ones.
+// The first entries of a row, in any order: the larger ones, and the first of those that equal the last.
 struct TopKernel {
-  static constexpr int kThreads = 256;
-  static constexpr int kDigits = 4, kDigitBits = 8, kDigitValues = 1 << kDigitBits;
-  static constexpr int kPhasesOfDigit = 3;  // clear, count, choose
+  static constexpr int kThreads = DigitSearch::kThreads;
   struct Shared {
-    int32_t counts[kDigitValues];
+    DigitSearch search;
     int32_t larger[kThreads], equal[kThreads];  // of a thread's part; then of the parts before it
-    uint32_t last;                              // the key of the last entry, as far as it is known
-    int32_t left;                               // entries still to be found among those that have these bits
   };
   using Local = Nothing;
   const float* x = nullptr;
@@ -198,37 +194,29 @@ struct TopKernel {
   RowEntry* top = nullptr;
 
   DOGSTAR_HD int64_t Blocks() const { return 1; }
-  DOGSTAR_HD int Phases() const { return kDigits * kPhasesOfDigit + 3; }
+  DOGSTAR_HD int Phases() const { return DigitSearch::kPhases + 3; }
   DOGSTAR_HD void Run(int phase, int64_t, int thread, Shared* shared, Local*) const {
-    const int digit = phase / kPhasesOfDigit, shift = 32 - kDigitBits * (digit + 1);
-    if (digit < kDigits) {
-      if (phase == 0 && thread == 0) {
-        shared->last = 0;
-        shared->left = count;
-      }
-      if (phase % kPhasesOfDigit == 0) {
-        shared->counts[thread] = 0;
-      } else if (phase % kPhasesOfDigit == 1) {
-        CountDigit(thread, shift, shared);
-      } else if (thread == 0) {
-        ChooseDigit(shift, shared);
-      }
-    } else if (phase == kDigits * kPhasesOfDigit) {
+    DigitSearch& search = shared->search;
+    if (phase < DigitSearch::kPhases) {
+      search.Run(phase, thread, count, [&](const auto& add) {
+        for (int32_t i = thread; i < cols; i += kThreads) add(KeyOf(x[i]));
+      });
+    } else if (phase == DigitSearch::kPhases) {
       int32_t larger = 0, equal = 0;
       for (int32_t i = BeginOf(thread); i < BeginOf(thread + 1); ++i) {
-        larger += KeyOf(x[i]) > shared->last ? 1 : 0;
-        equal += KeyOf(x[i]) == shared->last ? 1 : 0;
+        larger += KeyOf(x[i]) > search.last ? 1 : 0;
+        equal += KeyOf(x[i]) == search.last ? 1 : 0;
       }
       shared->larger[thread] = larger;
       shared->equal[thread] = equal;
-    } else if (phase == kDigits * kPhasesOfDigit + 1) {
-      if (thread < 2) SumBefore(thread == 0 ? shared->larger : shared->equal);
+    } else if (phase == DigitSearch::kPhases + 1) {
+      if (thread < 2) DigitSearch::SumBefore(thread == 0 ? shared->larger : shared->equal);
     } else {
       int32_t larger = shared->larger[thread], equal = shared->equal[thread];
       for (int32_t i = BeginOf(thread); i < BeginOf(thread + 1); ++i) {
         const uint32_t key = KeyOf(x[i]);
-        if (key > shared->last) Store(i, larger++);
-        if (key == shared->last && equal < shared->left) Store(i, count - shared->left + equal++);
+        if (key > search.last) Store(i, larger++);
+        if (key == search.last && equal < search.left) Store(i, count - search.left + equal++);
       }
     }
   }
@@ -239,27 +227,6 @@ struct TopKernel {
   DOGSTAR_HD static uint32_t KeyOf(float value) {
     const uint32_t bits = BitsOfFloat(value == value ? value + 0.0f : -FloatOfBits(0x7f800000u));
     return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
-  }
-  DOGSTAR_HD void CountDigit(int thread, int shift, Shared* shared) const {
-    const int known = shift + kDigitBits;  // bits from here on
-    for (int32_t i = thread; i < cols; i += kThreads) {
-      const uint32_t key = KeyOf(x[i]);
-      if (known < 32 && key >> known != shared->last >> known) continue;
-      AddShared(&shared->counts[key >> shift & (kDigitValues - 1)], 1);
-    }
-  }
-  DOGSTAR_HD void ChooseDigit(int shift, Shared* shared) const {
-    int digit = kDigitValues - 1;
-    for (; digit > 0 && shared->counts[digit] < shared->left; --digit) shared->left -= shared->counts[digit];
-    shared->last |= static_cast<uint32_t>(digit) << shift;
-  }
-  DOGSTAR_HD static void SumBefore(int32_t* counts) {
-    int32_t before = 0;
-    for (int i = 0; i < kThreads; ++i) {
-      const int32_t own = counts[i];
-      counts[i] = before;
-      before += own;
-    }
   }
   DOGSTAR_HD void Store(int32_t col, int32_t place) const {
     const float value = x[col];

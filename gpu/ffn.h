@@ -25,6 +25,16 @@ struct RowBlock {
   uint32_t used = 0;         // bit i: row i is used
 };
 
+// z of block `b` of row `row` from its 32 values, those of the rows in `used` to `capture` (may be null) as well.
+DOGSTAR_HD void StoreValues(const float* values, uint32_t used, int64_t row, int64_t b, const ActivationView& z,
+                            float* capture) {
+  for (int i = 0; i < kBlockColumns; ++i) {
+    z.f32[row * z.cols + b * kBlockColumns + i] = values[i];
+    if (capture != nullptr && (used >> i & 1) != 0) capture[i] = values[i];
+  }
+  QuantizeBlock(values, row, b, z);
+}
+
 // z of a call's blocks: [rows][32 * blocks], quantized as activations are.
 struct ValuesKernel {
   static constexpr int kThreads = 64;
@@ -53,11 +63,10 @@ struct ValuesKernel {
     for (int i = 0; i < kBlockColumns; ++i) {
       const bool used = (of.used >> i & 1) != 0;
       values[i] = used ? Activate(activation, gate[first + i]) * up[first + i] : 0;
-      z.f32[first + i] = values[i];
-      if (used && capture != nullptr) capture[row * capture_stride + of.first_row + i] = values[i];
       if (used && capture_up != nullptr) capture_up[row * capture_stride + of.first_row + i] = up[first + i];
     }
-    QuantizeBlock(values, row, b, z);
+    StoreValues(values, of.used, row, b, z,
+                capture == nullptr ? nullptr : capture + row * capture_stride + of.first_row);
   }
 };
 

@@ -262,11 +262,8 @@ absl::StatusOr<DeviceAddress> GpuBackend::Stage(std::span<const std::byte> host)
 }
 
 void GpuBackend::Upload(std::span<const float> values, int32_t first_row, Tensor* dst) {
-  const auto bytes = std::as_bytes(values);
-  auto* to = reinterpret_cast<std::byte*>(ValuesOf(dst) + int64_t{first_row} * dst->cols());
-  for (size_t at = 0; at < bytes.size(); at += Runtime::kSendBytes) {
-    runtime_->Send(bytes.subspan(at, std::min<size_t>(Runtime::kSendBytes, bytes.size() - at)), to + at);
-  }
+  runtime_->SendAll(std::as_bytes(values),
+                    reinterpret_cast<std::byte*>(ValuesOf(dst) + int64_t{first_row} * dst->cols()));
 }
 
 absl::Status GpuBackend::FindPeaks(const Tensor& x, int32_t first_row, int32_t cols, float scale,

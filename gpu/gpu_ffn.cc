@@ -12,12 +12,6 @@ namespace {
 
 constexpr int32_t kNoGroup = -1;  // of no pages
 
-void SendAll(std::span<const std::byte> bytes, std::byte* to, gpu::Runtime* runtime) {
-  for (size_t at = 0; at < bytes.size(); at += gpu::Runtime::kSendBytes) {
-    runtime->Send(bytes.subspan(at, std::min<size_t>(gpu::Runtime::kSendBytes, bytes.size() - at)), to + at);
-  }
-}
-
 SentPages SendLists(const PageLists& lists, std::byte* to, gpu::Runtime* runtime) {
   std::vector<std::byte> bytes;
   const auto append = [&](std::span<const std::byte> part) {
@@ -34,7 +28,7 @@ SentPages SendLists(const PageLists& lists, std::byte* to, gpu::Runtime* runtime
   sent.cut = reinterpret_cast<const gpu::JoinPiece*>(append(BytesOf(lists.cut)));
   sent.block_count = static_cast<int32_t>(lists.blocks.size());
   CHECK(bytes.size() <= PageLists::Bytes(lists.blocks.size()));
-  SendAll(bytes, to, runtime);
+  runtime->SendAll(bytes, to);
   return sent;
 }
 
@@ -62,6 +56,19 @@ int64_t CountUsed(const PageLists& lists) {
   return count;
 }
 
+// Block `b` of a list, with these of its rows, to the end of another.
+void AppendBlock(const PageLists& from, size_t b, uint32_t used, PageLists* to) {
+  gpu::RowBlock& block = to->blocks.emplace_back(from.blocks[b]);
+  const auto groups = from.groups.begin() + block.first_group;
+  block.used = used;
+  block.first_group = static_cast<int32_t>(to->groups.size());
+  if (!from.groups.empty()) to->groups.insert(to->groups.end(), groups, groups + block.runs);
+  for (const size_t panel : {2 * b, 2 * b + 1}) {
+    to->gate.push_back(from.gate[panel]);
+    to->up.push_back(from.up[panel]);
+  }
+}
+
 // The rows that tokens of a call may still choose, or have chosen: of the host, and of the device.
 class Choosers {
  public:
@@ -70,7 +77,7 @@ class Choosers {
     const SentPages sent = SendLists(all, job.choice_lists, launcher.runtime());
     view_ = {sent.blocks, sent.block_count, job.rows, job.choice_values, job.choice_masks};
     for (size_t i = 0; i < masks_.size(); ++i) masks_[i] = all.blocks[i % all.blocks.size()].used;
-    SendAll(std::as_bytes(std::span(masks_)), reinterpret_cast<std::byte*>(job.choice_masks), launcher.runtime());
+    launcher.runtime()->SendAll(std::as_bytes(std::span(masks_)), reinterpret_cast<std::byte*>(job.choice_masks));
   }
 
   const gpu::ChoiceView& view() const { return view_; }
@@ -86,8 +93,7 @@ class Choosers {
         values[at * kBlockRows + static_cast<size_t>(n)] = (block.used >> n & 1) != 0 && from[n] > 0 ? from[n] : 0.0F;
       }
     }
-    SendAll(std::as_bytes(std::span<const float>(values)), reinterpret_cast<std::byte*>(job_.choice_values),
-            launcher_.runtime());
+    launcher_.runtime()->SendAll(BytesOf(values), reinterpret_cast<std::byte*>(job_.choice_values));
   }
 
   // weight: as RowChoice has it.
@@ -98,7 +104,7 @@ class Choosers {
                              .tokens_together = choice_.shared ? view_.rows : 1};
     if (weight != nullptr) {
       const std::span<const float> weights(weight, static_cast<size_t>(job_.layout.ffn_rows));
-      SendAll(std::as_bytes(weights), reinterpret_cast<std::byte*>(job_.choice_weights), launcher_.runtime());
+      launcher_.runtime()->SendAll(std::as_bytes(weights), reinterpret_cast<std::byte*>(job_.choice_weights));
       select.weight = job_.choice_weights;
     }
     launcher_.Launch(select);
@@ -110,27 +116,17 @@ class Choosers {
   PageLists Kept(const PageLists& all) const {
     PageLists kept;
     for (size_t b = 0; b < all.blocks.size(); ++b) {
-      gpu::RowBlock block = all.blocks[b];
-      block.used = 0;
-      for (int32_t t = 0; t < view_.rows; ++t) block.used |= MaskOf(t, b);
-      if (block.used == 0) continue;
-      const auto groups = all.groups.begin() + block.first_group;
-      block.first_group = static_cast<int32_t>(kept.groups.size());
-      if (!all.groups.empty()) kept.groups.insert(kept.groups.end(), groups, groups + block.runs);
-      for (const size_t panel : {2 * b, 2 * b + 1}) {
-        kept.gate.push_back(all.gate[panel]);
-        kept.up.push_back(all.up[panel]);
-      }
-      kept.blocks.push_back(block);
+      uint32_t used = 0;
+      for (int32_t t = 0; t < view_.rows; ++t) used |= MaskOf(t, b);
+      if (used != 0) AppendBlock(all, b, used, &kept);
     }
     return kept;
   }
 
-  // Rows kept, summed over the tokens; the sets go to `chosen`, where it is not empty.
+  // Rows kept, summed over the tokens; the sets join `chosen`, where it is not empty.
   int64_t Report(const PageLists& all, std::span<uint64_t> chosen) const {
     const size_t words = (static_cast<size_t>(job_.layout.ffn_rows) + 63) / 64;
     CHECK(chosen.empty() || chosen.size() >= words * static_cast<size_t>(view_.rows));
-    std::ranges::fill(chosen, 0);
     int64_t count = 0;
     for (size_t b = 0; b < all.blocks.size(); ++b) {
       const auto first_row = static_cast<size_t>(all.blocks[b].first_row);  // a multiple of 32
@@ -155,31 +151,15 @@ class Choosers {
   std::vector<uint32_t> masks_;  // [rows][blocks]
 };
 
-// Blocks [first, end) of a list, as a list of its own.
-PageLists PartOfLists(const PageLists& lists, size_t first, size_t end) {
-  PageLists part;
-  for (size_t b = first; b < end; ++b) {
-    gpu::RowBlock& block = part.blocks.emplace_back(lists.blocks[b]);
-    const auto groups = lists.groups.begin() + block.first_group;
-    block.first_group = static_cast<int32_t>(part.groups.size());
-    if (!lists.groups.empty()) part.groups.insert(part.groups.end(), groups, groups + block.runs);
-  }
-  const auto panels = [first, end](const std::vector<const std::byte*>& all) {
-    return std::vector(all.begin() + static_cast<ptrdiff_t>(2 * first), all.begin() + static_cast<ptrdiff_t>(2 * end));
-  };
-  part.gate = panels(lists.gate);
-  part.up = panels(lists.up);
-  return part;
-}
-
 // Calls function(part) for parts of a list of whole pages, of at most `most` blocks.
 template <typename Function>
 void ForParts(const PageLists& lists, size_t most, Function function) {
   for (size_t first = 0; first < lists.blocks.size();) {
     size_t end = std::min(lists.blocks.size(), first + most);
     while (end < lists.blocks.size() && lists.blocks[end].page == lists.blocks[end - 1].page) --end;
-    function(PartOfLists(lists, first, end));
-    first = end;
+    PageLists part;
+    for (; first < end; ++first) AppendBlock(lists, first, lists.blocks[first].used, &part);
+    function(part);
   }
 }
 
@@ -367,22 +347,23 @@ absl::StatusOr<FfnUse> GpuFfn::AccumulateChosen(std::span<const FfnPageRef> page
     RETURN_IF_ERROR(choosers.Select(choice.count, choice.weight));
     kept = choosers.Kept(all);
   }
+  const auto multiply = [&](bool is_up) {
+    ForParts(kept, together, [&](const PageLists& part) {
+      const SentPages sent = SendLists(part, job->lists, launcher_.runtime());
+      float* const products = is_up ? job->up : job->gate;
+      launcher_.Multiply(is_up ? job->layout.up_type : job->layout.gate_type,
+                         PanelProduct(*job, is_up ? sent.up : sent.gate, sent.block_count, products));
+      launcher_.Launch(gpu::ChoiceValuesKernel{view, sent.blocks, sent.block_count, job->activation, is_up, products});
+    });
+  };
   use.gate_rows = CountUsed(kept);
-  ForParts(kept, together, [&](const PageLists& part) {
-    const SentPages sent = SendLists(part, job->lists, launcher_.runtime());
-    launcher_.Multiply(job->layout.gate_type, PanelProduct(*job, sent.gate, sent.block_count, job->gate));
-    launcher_.Launch(gpu::GatesKernel{view, sent.blocks, sent.block_count, job->activation, job->gate});
-  });
+  multiply(false);
   if (choice.score == RowScore::kGate) {
     RETURN_IF_ERROR(choosers.Select(choice.count, choice.weight));
     kept = choosers.Kept(all);
   }
   use.up_rows = CountUsed(kept);
-  ForParts(kept, together, [&](const PageLists& part) {
-    const SentPages sent = SendLists(part, job->lists, launcher_.runtime());
-    launcher_.Multiply(job->layout.up_type, PanelProduct(*job, sent.up, sent.block_count, job->up));
-    launcher_.Launch(gpu::TimesUpKernel{view, sent.blocks, sent.block_count, job->up});
-  });
+  multiply(true);
   if (choice.score == RowScore::kValue) {
     RETURN_IF_ERROR(choosers.Select(choice.count, choice.weight));
   } else if (choice.value_count >= 0) {

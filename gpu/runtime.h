@@ -5,6 +5,7 @@
 // them, and is done before launches that follow it. Threads: one.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -33,11 +34,11 @@ using OfEveryType =
                  Kernel<QuantType::kQ2_K>, Kernel<QuantType::kQ3_K>, Kernel<QuantType::kQ4_K>, Kernel<QuantType::kQ5_K>,
                  Kernel<QuantType::kQ6_K>, Kernel<QuantType::kIQ4_NL>>;
 
-using KernelCall = std::variant<OfEveryType<Product>, OfEveryType<TiledProduct>, OfEveryType<Down>,
-                                OfEveryType<TiledDown>, OfEveryType<GatherKernel>, JoinKernel, PanelsKernel,
-                                GatesKernel, TimesUpKernel, KeepKernel, SelectKernel, PrepareKernel, ValuesKernel,
-                                AddKernel, AddBiasKernel, ScaleKernel, ClearKernel, GatedKernel, RopeKernel,
-                                RmsNormKernel, PeakKernel, TopKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
+using KernelCall =
+    std::variant<OfEveryType<Product>, OfEveryType<TiledProduct>, OfEveryType<Down>, OfEveryType<TiledDown>,
+                 OfEveryType<GatherKernel>, JoinKernel, PanelsKernel, ChoiceValuesKernel, KeepKernel, SelectKernel,
+                 PrepareKernel, ValuesKernel, AddKernel, AddBiasKernel, ScaleKernel, ClearKernel, GatedKernel,
+                 RopeKernel, RmsNormKernel, PeakKernel, TopKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
 
 // work.template operator()<kType>() for the type.
 template <typename Work>
@@ -91,6 +92,12 @@ class Runtime {
   // The host's bytes are free when the call returns. REQUIRES: at most kSendBytes.
   static constexpr uint64_t kSendBytes = uint64_t{1} << 20;
   virtual void Send(std::span<const std::byte> from, std::byte* to) = 0;
+  // The same of any number.
+  void SendAll(std::span<const std::byte> from, std::byte* to) {
+    for (size_t at = 0; at < from.size(); at += kSendBytes) {
+      Send(from.subspan(at, std::min<size_t>(kSendBytes, from.size() - at)), to + at);
+    }
+  }
   virtual void CopyOnDevice(const std::byte* from, uint64_t bytes, std::byte* to) = 0;
   // The host's bytes stay untouched, and operations before it no longer read `to`.
   virtual void Stage(std::span<const std::byte> from, std::byte* to) = 0;
