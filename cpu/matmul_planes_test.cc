@@ -30,12 +30,7 @@ class MatMulPlanesTest : public ::testing::TestWithParam<QuantType> {
     return view;
   }
   std::vector<float> Product(Backend& backend, const MatrixView& view) const {
-    auto tensor = MakeTensor(backend, rows_, w_.cols, x_);
-    auto activations = *backend.NewActivations(rows_, w_.cols);
-    auto out = MakeTensor(backend, rows_, w_.rows);
-    backend.Prepare(*tensor, rows_, activations.get());
-    backend.MatMul(view, *activations, rows_, 0, out.get());
-    return ValuesOf(backend, *out);
+    return ProductOf(backend, view, rows_, x_);
   }
   std::vector<float> ProductWithLowBits(Backend& backend, int byte) {
     std::fill_n(low_.data(), low_.size(), static_cast<std::byte>(byte));

@@ -139,6 +139,16 @@ inline std::vector<float> ValuesOf(Backend& backend, const Tensor& tensor) {
   return values;
 }
 
+// The product of a matrix and `rows` rows of x.
+inline std::vector<float> ProductOf(Backend& backend, const MatrixView& w, int32_t rows, const std::vector<float>& x) {
+  auto tensor = MakeTensor(backend, rows, w.cols, x);
+  auto activations = *backend.NewActivations(rows, w.cols);
+  auto out = MakeTensor(backend, rows, w.rows);
+  backend.Prepare(*tensor, rows, activations.get());
+  backend.MatMul(w, *activations, rows, 0, out.get());
+  return ValuesOf(backend, *out);
+}
+
 // Equal to the bit, except that zeros of both signs are equal; names the first difference.
 inline ::testing::AssertionResult SameValues(std::span<const float> a, std::span<const float> b) {
   if (a.size() != b.size()) return ::testing::AssertionFailure() << a.size() << " and " << b.size() << " values";

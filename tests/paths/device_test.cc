@@ -69,6 +69,13 @@ class DeviceTest : public testing::TestWithParam<QuantType> {
     config_.corrector.period = 6;
   }
 
+  // The same run without a device.
+  Config CpuConfig() const {
+    Config cpu = config_;
+    cpu.device = "cpu";
+    cpu.budget.vram = 0;
+    return cpu;
+  }
   uint64_t DeviceBytesWithout(double share) const { return DeviceBytes(config_, 1, 1 - share); }
   uint64_t DeviceBytesWithMatrices(double share) const { return DeviceBytes(config_, share, 0); }
 
@@ -77,9 +84,7 @@ class DeviceTest : public testing::TestWithParam<QuantType> {
 };
 
 TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
-  Config cpu = config_;
-  cpu.device = "cpu";
-  cpu.budget.vram = 0;
+  Config cpu = CpuConfig();
   const auto expected = RunModel(cpu, kPrompt, 32);
   ASSERT_TRUE(expected.ok()) << expected.status();
   config_.budget.vram = DeviceBytesWithout(0.6);
@@ -118,9 +123,7 @@ TEST_P(DeviceTest, EveryTierGivesTheDenseText) {
 
 // The processor computes some of the pages in host memory, or all: the same text, and less crosses the link.
 TEST_P(DeviceTest, TheProcessorsPartChangesNoText) {
-  Config cpu = config_;
-  cpu.device = "cpu";
-  cpu.budget.vram = 0;
+  Config cpu = CpuConfig();
   const GenerationOptions options{.max_tokens = 16, .ignore_end = true, .logprobs = 1};
   const auto expected = RunModel(cpu, kPrompt, options).value();
   config_.budget.vram = DeviceBytesWithout(0.6);
@@ -150,9 +153,7 @@ TEST_P(DeviceTest, TheProcessorsPartChangesNoText) {
 
 // High planes on the device, low ones in host memory as far as it goes, then on the disk; attention too.
 TEST_P(DeviceTest, PlanesOnEveryTierGiveTheDenseText) {
-  Config cpu = config_;
-  cpu.device = "cpu";
-  cpu.budget.vram = 0;
+  Config cpu = CpuConfig();
   const auto expected = RunModel(cpu, kPrompt, 24).value();
   config_.budget.vram = DeviceBytesWithout(0.3);
   config_.corrector.mode = RunMode::kStrict;
@@ -186,9 +187,7 @@ TEST_P(DeviceTest, PlanesOnEveryTierGiveTheDenseText) {
 
 // What does not fit of attention and head is in host memory, and drafts take it from there.
 TEST_P(DeviceTest, MatricesInHostMemoryServeDrafts) {
-  Config cpu = config_;
-  cpu.device = "cpu";
-  cpu.budget.vram = 0;
+  Config cpu = CpuConfig();
   const auto expected = RunModel(cpu, kPrompt, 24).value();
   config_.corrector.mode = RunMode::kStrict;
   config_.budget.vram = DeviceBytesWithMatrices(0.4);
@@ -218,9 +217,7 @@ TEST_P(DeviceTest, PinnedMemoryIsBounded) {
 
 // Of page-locked memory that the system does not grant, less is used, and said.
 TEST_P(DeviceTest, LessPageLockedMemoryIsUsedWhereNoMoreIsGranted) {
-  Config cpu = config_;
-  cpu.device = "cpu";
-  cpu.budget.vram = 0;
+  Config cpu = CpuConfig();
   const auto expected = RunModel(cpu, kPrompt, 8).value();
   config_.budget.vram = DeviceBytesWithout(0.6);
   config_.hybrid = 0;
@@ -240,9 +237,7 @@ TEST_P(DeviceTest, LessPageLockedMemoryIsUsedWhereNoMoreIsGranted) {
 
 // Trees, sampling and streamed attention on the device.
 TEST_P(DeviceTest, TreesSamplingAndSmallDevices) {
-  Config cpu = config_;
-  cpu.device = "cpu";
-  cpu.budget.vram = 0;
+  Config cpu = CpuConfig();
   for (const double temperature : {0.0, 0.8}) {
     cpu.sampling.temperature = config_.sampling.temperature = temperature;
     const auto expected = RunModel(cpu, kPrompt, 24);
@@ -261,9 +256,7 @@ TEST_P(DeviceTest, TreesSamplingAndSmallDevices) {
 }
 
 TEST_P(DeviceTest, ASlowLinkChangesTimesAlone) {
-  Config cpu = config_;
-  cpu.device = "cpu";
-  cpu.budget.vram = 0;
+  Config cpu = CpuConfig();
   const auto expected = RunModel(cpu, kPrompt, 8);
   config_.budget.vram = DeviceBytesWithout(0.5);
   config_.device = "simulated:64MiB";

@@ -170,17 +170,7 @@ TEST(GpuTopTest, IsTheCpus) {
   }
 }
 
-class GpuMatMulTest : public ::testing::TestWithParam<QuantType> {
- protected:
-  static std::vector<float> Product(Backend& backend, const MatrixView& w, int32_t rows, const std::vector<float>& x) {
-    auto tensor = MakeTensor(backend, rows, w.cols, x);
-    auto activations = *backend.NewActivations(rows, w.cols);
-    auto out = MakeTensor(backend, rows, w.rows);
-    backend.Prepare(*tensor, rows, activations.get());
-    backend.MatMul(w, *activations, rows, 0, out.get());
-    return ValuesOf(backend, *out);
-  }
-};
+class GpuMatMulTest : public ::testing::TestWithParam<QuantType> {};
 
 struct MatMulShape {
   int32_t w_rows, cols, rows;
@@ -197,8 +187,8 @@ TEST_P(GpuMatMulTest, PlainRowsGiveTheCpusBits) {
       Copies copies(device.get());
       MatrixView plain = w.view(MatrixLayout::kPlain);
       plain.data = copies.Put({plain.data, w.rows * RowBytes(w.type, w.cols)});
-      EXPECT_TRUE(SameValues(Product(*device, plain, shape.rows, x),
-                             Product(*cpu, w.view(MatrixLayout::kPanels), shape.rows, x)))
+      EXPECT_TRUE(SameValues(ProductOf(*device, plain, shape.rows, x),
+                             ProductOf(*cpu, w.view(MatrixLayout::kPanels), shape.rows, x)))
           << device->Describe() << ", weights " << shape.w_rows << "x" << w.cols << ", rows " << shape.rows;
     }
   }
@@ -226,7 +216,7 @@ TEST_P(GpuMatMulTest, PlanesGiveTheCpusBits) {
         MatrixView of_device = of_cpu;
         of_device.data = copies.Put(high.span());
         if (state == PlaneState::kBoth) of_device.low = copies.Put(low.span());
-        EXPECT_TRUE(SameValues(Product(*device, of_device, shape.rows, x), Product(*cpu, of_cpu, shape.rows, x)))
+        EXPECT_TRUE(SameValues(ProductOf(*device, of_device, shape.rows, x), ProductOf(*cpu, of_cpu, shape.rows, x)))
             << device->Describe() << ", weights " << shape.w_rows << "x" << w.cols << ", rows " << shape.rows
             << (state == PlaneState::kHigh ? ", high planes" : ", both planes");
       }

@@ -101,15 +101,8 @@ TEST(GpuOpsTest, ProductsAndRowsOfEveryType) {
       };
       for (const int32_t rows : {1, 5, 9, 33}) {
         const std::vector<float> x = RandomActivations(86, int64_t{rows} * w.cols);
-        ExpectTheCpusBits(
-            [&, w_rows = w_rows](Backend& backend, Copies* copies) {
-              auto activations = *backend.NewActivations(rows, w.cols);
-              backend.Prepare(*MakeTensor(backend, rows, w.cols, x), rows, activations.get());
-              auto out = MakeTensor(backend, rows, w_rows);
-              backend.MatMul(view(copies), *activations, rows, 0, out.get());
-              return ValuesOf(backend, *out);
-            },
-            name + ", rows " + std::to_string(rows));
+        ExpectTheCpusBits([&](Backend& backend, Copies* copies) { return ProductOf(backend, view(copies), rows, x); },
+                          name + ", rows " + std::to_string(rows));
       }
       ExpectTheCpusBits(
           [&, w_rows = w_rows](Backend& backend, Copies* copies) {
