@@ -93,118 +93,175 @@ DOGSTAR_INLINE void SixteenDots(const std::byte* keys, int count, int32_t stride
   for (int h = 0; h < kHeads; ++h) dots[h] = ReduceAdd16(sums[h]);
 }
 
-// scores[h * score_stride + j] for the slots of the runs in order; returns their number. Writes up to 15 past it.
+// A part of the slots that a row sees: pieces of its runs.
+struct AttentionPart {
+  SlotRun pieces[kAttentionPart];
+  int piece_count = 0;
+  int count = 0;  // slots of all of them
+};
+
+// Runs from the slot on where the last part ended.
+struct RunCursor {
+  const SlotRun* run;
+  const SlotRun* end;
+  int32_t done = 0;  // slots of *run
+
+  DOGSTAR_INLINE bool Next(AttentionPart* part) {
+    part->piece_count = part->count = 0;
+    while (run != end && part->count < kAttentionPart) {
+      const int32_t begin = run->begin + done, left = run->end - begin, room = kAttentionPart - part->count;
+      const int32_t taken = left < room ? left : room;
+      if (taken > 0) part->pieces[part->piece_count++] = {begin, begin + taken};
+      part->count += taken;
+      done += taken;
+      if (taken == left) ++run, done = 0;
+    }
+    return part->count > 0;
+  }
+};
+
+constexpr int kScoreStride = kAttentionPart + 16;  // scores are stored sixteen at a time at any place
+
+// What kHeads query heads keep of the parts so far.
+template <int kHeads>
+struct OnlineSoftmax {
+  alignas(64) float queries[kHeads][kMaxStride];
+  alignas(64) float contexts[kHeads][kMaxStride];
+  alignas(64) float scores[kHeads][kScoreStride];  // of a part; then their exponentials
+  float most[kHeads], sums[kHeads];
+  Vec16f old[kHeads], fresh[kHeads];  // factors of what there is and of the part
+};
+
+// Scores of the part's slots.
 template <typename Elements, int kHeads>
-inline int64_t Scores(const AttentionTask& task, const SlotRun* runs, int32_t run_count, const std::byte* keys,
-                      const float* queries, float* scores, int64_t score_stride) {
-  int64_t at = 0;
-  for (int32_t run = 0; run < run_count; ++run) {
-    for (int32_t slot = runs[run].begin; slot < runs[run].end; slot += 16) {
-      const int count = runs[run].end - slot < 16 ? runs[run].end - slot : 16;
+inline void Scores(const AttentionTask& task, const AttentionPart& part, const std::byte* keys,
+                   OnlineSoftmax<kHeads>* state) {
+  int at = 0;
+  for (int p = 0; p < part.piece_count; ++p) {
+    for (int32_t slot = part.pieces[p].begin; slot < part.pieces[p].end; slot += 16) {
+      const int count = part.pieces[p].end - slot < 16 ? part.pieces[p].end - slot : 16;
       Vec16f dots[kHeads];
-      SixteenDots<Elements, kHeads>(keys + slot * Elements::Bytes(task.stride), count, task.stride, queries, dots);
-      for (int h = 0; h < kHeads; ++h) Store(Splat(task.score_scale) * dots[h], scores + h * score_stride + at);
+      SixteenDots<Elements, kHeads>(keys + slot * Elements::Bytes(task.stride), count, task.stride, state->queries[0],
+                                    dots);
+      for (int h = 0; h < kHeads; ++h) Store(Splat(task.score_scale) * dots[h], state->scores[h] + at);
       at += count;
     }
   }
-  return at;
 }
 
-// Scores to exponentials; returns their sum.
-inline float Exponentials(float* scores, int64_t count) {
-  const int64_t padded = (count + 15) / 16 * 16;
-  for (int64_t j = count; j < padded; ++j) scores[j] = -__builtin_inff();
+// Scores to exponentials; the part's sum is taken in, and factors are ready for its context.
+template <int kHeads>
+inline void Exponentials(int count, int h, OnlineSoftmax<kHeads>* state) {
+  float* scores = state->scores[h];
+  const int padded = (count + 15) / 16 * 16;
+  for (int j = count; j < padded; ++j) scores[j] = -__builtin_inff();
   Vec16f most = Load(scores);
-  for (int64_t j = 16; j < padded; j += 16) most = Max(most, Load(scores + j));
-  const Vec16f top = Splat(ReduceMax(most));
-  for (int64_t j = 0; j < padded; j += 16) Store(Exp(Load(scores + j) - top), scores + j);
-  float sum = 0;
-  for (int64_t j = 0; j < count; ++j) sum += scores[j];
-  return sum;
+  for (int j = 16; j < padded; j += 16) most = Max(most, Load(scores + j));
+  const float top = ReduceMax(most);
+  Vec16f sum = Splat(0.0f);
+  for (int j = 0; j < padded; j += 16) {
+    const Vec16f e = Exp(Load(scores + j) - Splat(top));
+    Store(e, scores + j);
+    sum = sum + e;
+  }
+  const float both = state->most[h] > top ? state->most[h] : top;
+  state->old[h] = Exp(Splat(state->most[h] - both));
+  state->fresh[h] = Exp(Splat(top - both));
+  const float of_part = ReduceAdd(sum);
+  alignas(64) float next[16];
+  Store(Fma(Splat(of_part), state->fresh[h], Splat(state->sums[h]) * state->old[h]), next);
+  state->sums[h] = next[0];
+  state->most[h] = both;
 }
 
-// out columns [i, i + 16 * kVectors) of each head.
+// Context columns [i, i + 16 * kVectors) of each head, with those of the part.
 template <typename Elements, int kHeads, int kVectors>
-DOGSTAR_INLINE void ValueColumns(const AttentionTask& task, const SlotRun* runs, int32_t run_count,
-                                 const std::byte* values, const float* weights, int64_t weight_stride,
-                                 const float* weight_sums, int32_t i, float* out) {
+DOGSTAR_INLINE void ValueColumns(const AttentionTask& task, const AttentionPart& part, const std::byte* values,
+                                 int32_t i, OnlineSoftmax<kHeads>* state) {
   Vec16f sums[kHeads][kVectors];
 #pragma GCC unroll 4
   for (int h = 0; h < kHeads; ++h) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sums[h][v] = Splat(0.0f);
   }
-  int64_t at = 0;
-  for (int32_t run = 0; run < run_count; ++run) {
-    const std::byte* row = values + runs[run].begin * Elements::Bytes(task.stride);
-    for (int32_t slot = runs[run].begin; slot < runs[run].end; ++slot, ++at) {
+  int at = 0;
+  for (int p = 0; p < part.piece_count; ++p) {
+    const std::byte* row = values + part.pieces[p].begin * Elements::Bytes(task.stride);
+    for (int32_t slot = part.pieces[p].begin; slot < part.pieces[p].end; ++slot, ++at) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const Vec16f value = Elements::LoadSixteen(row, i + 16 * v);
 #pragma GCC unroll 4
-        for (int h = 0; h < kHeads; ++h) {
-          sums[h][v] = Fma(Splat(weights[h * weight_stride + at]), value, sums[h][v]);
-        }
+        for (int h = 0; h < kHeads; ++h) sums[h][v] = Fma(Splat(state->scores[h][at]), value, sums[h][v]);
       }
       row += Elements::Bytes(task.stride);
     }
   }
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
-      StorePartial(sums[h][v] / Splat(weight_sums[h]), Left(task.head_dim, i + 16 * v),
-                   out + h * task.head_dim + i + 16 * v);
+      float* context = state->contexts[h] + i + 16 * v;
+      Store(Fma(sums[h][v], state->fresh[h], Load(context) * state->old[h]), context);
     }
   }
 }
 
 template <typename Elements, int kHeads>
 inline void Heads(const AttentionTask& task, const SlotRun* runs, int32_t run_count, int32_t kv_head, const float* q,
-                  float* out, float* scores, int64_t score_stride) {
-  const int64_t head_bytes = task.slots * Elements::Bytes(task.stride);
-  alignas(64) float queries[kHeads * kMaxStride];
+                  float* out) {
+  OnlineSoftmax<kHeads> state;
   for (int h = 0; h < kHeads; ++h) {
+    state.most[h] = -__builtin_inff();
+    state.sums[h] = 0;
     for (int32_t i = 0; i < task.stride; i += 16) {
-      Store(LoadPartial(q + h * task.head_dim + i, Left(task.head_dim, i)), queries + h * kMaxStride + i);
+      Store(LoadPartial(q + h * task.head_dim + i, Left(task.head_dim, i)), state.queries[h] + i);
+      Store(Splat(0.0f), state.contexts[h] + i);
     }
   }
-  const int64_t count =
-      Scores<Elements, kHeads>(task, runs, run_count, task.keys + kv_head * head_bytes, queries, scores, score_stride);
-  float sums[kHeads];
-  for (int h = 0; h < kHeads; ++h) sums[h] = Exponentials(scores + h * score_stride, count);
-  const std::byte* values = task.values + kv_head * head_bytes;
-  int32_t i = 0;
-  for (; i + 16 * kValueVectors <= task.stride; i += 16 * kValueVectors) {
-    ValueColumns<Elements, kHeads, kValueVectors>(task, runs, run_count, values, scores, score_stride, sums, i, out);
+  const int64_t of_head = kv_head * task.slots * Elements::Bytes(task.stride);
+  AttentionPart part;
+  for (RunCursor cursor{runs, runs + run_count}; cursor.Next(&part);) {
+    Scores<Elements, kHeads>(task, part, task.keys + of_head, &state);
+    for (int h = 0; h < kHeads; ++h) Exponentials(part.count, h, &state);
+    int32_t i = 0;
+    for (; i + 16 * kValueVectors <= task.stride; i += 16 * kValueVectors) {
+      ValueColumns<Elements, kHeads, kValueVectors>(task, part, task.values + of_head, i, &state);
+    }
+    for (; i < task.stride; i += 16) {
+      ValueColumns<Elements, kHeads, 1>(task, part, task.values + of_head, i, &state);
+    }
   }
-  for (; i < task.stride; i += 16) {
-    ValueColumns<Elements, kHeads, 1>(task, runs, run_count, values, scores, score_stride, sums, i, out);
+  for (int h = 0; h < kHeads; ++h) {
+    for (int32_t i = 0; i < task.stride; i += 16) {
+      StorePartial(Load(state.contexts[h] + i) / Splat(state.sums[h]), Left(task.head_dim, i),
+                   out + h * task.head_dim + i);
+    }
   }
 }
 
 template <typename Elements>
 inline void AnyHeads(const AttentionTask& task, const SlotRun* runs, int32_t run_count, int32_t kv_head, int32_t heads,
-                     const float* q, float* out, float* scores, int64_t score_stride) {
+                     const float* q, float* out) {
   switch (heads) {
     case 1:
-      return Heads<Elements, 1>(task, runs, run_count, kv_head, q, out, scores, score_stride);
+      return Heads<Elements, 1>(task, runs, run_count, kv_head, q, out);
     case 2:
-      return Heads<Elements, 2>(task, runs, run_count, kv_head, q, out, scores, score_stride);
+      return Heads<Elements, 2>(task, runs, run_count, kv_head, q, out);
     case 3:
-      return Heads<Elements, 3>(task, runs, run_count, kv_head, q, out, scores, score_stride);
+      return Heads<Elements, 3>(task, runs, run_count, kv_head, q, out);
     default:
-      return Heads<Elements, 4>(task, runs, run_count, kv_head, q, out, scores, score_stride);
+      return Heads<Elements, 4>(task, runs, run_count, kv_head, q, out);
   }
 }
 
 inline void Attention(const AttentionTask& task, const SlotRun* runs, int32_t run_count, int32_t kv_head, int32_t heads,
-                      const float* q, float* out, float* scores, int64_t score_stride) {
+                      const float* q, float* out) {
   switch (task.type) {
     case KvType::kF16:
-      return AnyHeads<HalfElements>(task, runs, run_count, kv_head, heads, q, out, scores, score_stride);
+      return AnyHeads<HalfElements>(task, runs, run_count, kv_head, heads, q, out);
     case KvType::kF32:
-      return AnyHeads<FloatElements>(task, runs, run_count, kv_head, heads, q, out, scores, score_stride);
+      return AnyHeads<FloatElements>(task, runs, run_count, kv_head, heads, q, out);
     case KvType::kQ8_0:
-      return AnyHeads<ByteElements>(task, runs, run_count, kv_head, heads, q, out, scores, score_stride);
+      return AnyHeads<ByteElements>(task, runs, run_count, kv_head, heads, q, out);
   }
 }
 

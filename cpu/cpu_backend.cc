@@ -91,6 +91,7 @@ class CpuBackend : public Backend {
   uint64_t ActivationsBytes(int32_t rows, int32_t cols) const override {
     return CpuActivations::BytesFor(rows, cols, precise_);
   }
+  uint64_t KvStoreBytes(const KvShape& shape) const override { return KvDataBytes(shape); }
   uint64_t FfnJobBytes(const FfnJobShape& shape) const override { return CpuFfnJob::BytesFor(shape); }
 
   void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) override;
@@ -522,11 +523,11 @@ void CpuBackend::CopyKv(KvSlot from, KvSlot to, KvStore* store) {
 }
 
 // Query heads of one KV head that share a pass: as many as possible, yet enough items for all threads.
-int32_t HeadsTogether(int32_t rows, int32_t kv_heads, int32_t group, int threads, int64_t score_rows) {
+int32_t HeadsTogether(int32_t rows, int32_t kv_heads, int32_t group, int threads) {
   int32_t heads = std::min(group, kAttentionHeads);
   const auto items = [&](int32_t together) { return int64_t{rows} * kv_heads * ((group + together - 1) / together); };
   while (heads > 1 && items(heads) % threads != 0 && items(heads) < 4 * threads) --heads;
-  return static_cast<int32_t>(std::clamp<int64_t>(score_rows / threads, 1, heads));
+  return heads;
 }
 
 void CpuBackend::Attention(const AttentionParams& params, LayerIndex layer, const AttentionMask& mask,
@@ -547,14 +548,11 @@ void CpuBackend::Attention(const AttentionParams& params, LayerIndex layer, cons
   task.score_scale = params.score_scale;
   task.keys = kv.keys(layer);
   task.values = kv.values(layer);
-  const int64_t threads = std::min<int64_t>(pool_.size(), kv.score_rows());
-  const int32_t together =
-      HeadsTogether(rows, shape.kv_head_count, task.group, static_cast<int>(threads), kv.score_rows());
+  const int threads = pool_.size();
+  const int32_t together = HeadsTogether(rows, shape.kv_head_count, task.group, threads);
   const int32_t parts = (task.group + together - 1) / together;  // of a KV head's query heads
   const int64_t items_per_row = int64_t{shape.kv_head_count} * parts;
   pool_.Run([&](int thread) {
-    if (thread >= threads) return;
-    float* scores = kv.scores() + thread * together * kv.score_stride();
     // Every threads-th item: later rows of a prompt see more slots.
     for (int64_t item = thread; item < rows * items_per_row; item += threads) {
       const int64_t row = item / items_per_row;
@@ -568,8 +566,7 @@ void CpuBackend::Attention(const AttentionParams& params, LayerIndex layer, cons
                    float* to = ValuesOf(out) + at + int64_t{begin} * shape.head_dim;
                    if (!used) return std::memset(to, 0, sizeof(float) * heads * shape.head_dim), void();
                    kernels_.attention(task, runs, allowed.run_count, kv_head, heads,
-                                      ValuesOf(q) + at + int64_t{begin} * shape.head_dim, to, scores,
-                                      kv.score_stride());
+                                      ValuesOf(q) + at + int64_t{begin} * shape.head_dim, to);
                  });
     }
   });

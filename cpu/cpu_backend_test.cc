@@ -22,7 +22,7 @@ TEST(CpuBackendTest, DescribesItself) {
 TEST(CpuBackendTest, SizesAreWhatIsAllocated) {
   auto backend = MakeBackend({.threads = 2});
   const KvShape shape{.layers = 3, .kv_head_count = 2, .head_dim = 40, .slots = 100, .type = KvType::kF16};
-  EXPECT_EQ((*backend->NewKvStore(shape))->bytes(), KvStoreBytes(shape));
+  EXPECT_EQ((*backend->NewKvStore(shape))->bytes(), backend->KvStoreBytes(shape));
   EXPECT_EQ(backend->TensorBytes(3, 100), 1200u);
   EXPECT_GE(backend->ActivationsBytes(4, 64), 4 * 64 * 5u);
   EXPECT_FALSE(backend->NewActivations(1, 33).ok());
@@ -245,16 +245,16 @@ struct AttentionCase {
 
 class AttentionTest : public ::testing::TestWithParam<AttentionCase> {
  protected:
-  static constexpr int32_t kSlots = 90, kLayers = 2;
+  static constexpr int32_t kSlots = 330, kLayers = 2;
   const int32_t kv_cols_ = GetParam().kv_heads * GetParam().head_dim;
   const int32_t q_cols_ = GetParam().heads * GetParam().head_dim;
   const std::vector<float> keys_ = RandomFloats(20, kSlots*kv_cols_), values_ = RandomFloats(21, kSlots*kv_cols_);
   const std::vector<float> q_ = RandomFloats(22, 5 * q_cols_);
 
-  // Slots [0, 90) in scattered order, so that tokens of a row are not neighbours.
+  // Scattered slots, so that tokens of a row are not neighbours; up to three parts of kAttentionPart.
   AttentionMask Mask() const {
     AttentionMask mask;
-    mask.runs = {{10, 50}, {3, 4}, {0, 1}, {10, 50}, {3, 4}, {60, 90}, {50, 60}, {17, 18}};
+    mask.runs = {{10, 50}, {3, 4}, {0, 1}, {10, 50}, {3, 4}, {60, 330}, {50, 60}, {17, 18}};
     mask.rows = {{0, 1}, {0, 2}, {2, 1}, {3, 4}, {7, 1}};
     return mask;
   }

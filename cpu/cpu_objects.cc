@@ -87,10 +87,6 @@ uint64_t CpuActivations::BytesFor(int32_t rows, int32_t cols, bool precise) {
 
 int64_t CpuKvStore::head_bytes() const { return KvHeadBytes(shape_.type, shape_.head_dim); }
 
-int64_t CpuKvStore::score_rows() const {
-  return static_cast<int64_t>((memory_.size() - KvDataBytes(shape_)) / sizeof(float)) / score_stride();
-}
-
 CpuFfnJob::CpuFfnJob(const FfnJobShape& shape, AlignedBuffer memory)
     : shape_(shape), block_capacity_(BlocksFor(shape.rows, shape.ffn_rows)), memory_(std::move(memory)) {
   blocks.reserve(block_capacity_);

@@ -59,10 +59,6 @@ class CpuKvStore : public KvStore {
   int64_t head_bytes() const;  // one head of one slot
   std::byte* keys(LayerIndex layer) const { return Part(2 * ToInt(layer)); }
   std::byte* values(LayerIndex layer) const { return Part(2 * ToInt(layer) + 1); }
-  // Scratch of attention: rows of score_stride floats.
-  float* scores() const { return reinterpret_cast<float*>(memory_.data() + KvDataBytes(shape_)); }
-  int64_t score_stride() const { return (int64_t{shape_.slots} + 15) / 16 * 16 + 16; }
-  int64_t score_rows() const;
 
  private:
   std::byte* Part(int32_t index) const {

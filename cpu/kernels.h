@@ -223,9 +223,9 @@ struct KernelTable {
   // One head of one slot; to has room for KvHeadBytes.
   void (*store_kv)(KvType type, const float* from, int32_t head_dim, std::byte* to);
   // Heads [head, head + heads), heads <= kAttentionHeads, of one KV head: q and out at the first of them, a head every
-  // head_dim. scores: room for `heads` rows of score_stride.
+  // head_dim.
   void (*attention)(const AttentionTask& task, const SlotRun* runs, int32_t run_count, int32_t kv_head, int32_t heads,
-                    const float* q, float* out, float* scores, int64_t score_stride);
+                    const float* q, float* out);
 
   // Packs 16 neighbouring plain rows into a panel. REQUIRES: cols is a multiple of 32.
   void (*pack_panel)(QuantType type, const std::byte* rows, uint64_t row_bytes, int32_t cols, std::byte* panel);

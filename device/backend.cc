@@ -6,7 +6,6 @@ namespace dogstar {
 namespace {
 
 constexpr uint64_t kAlignment = 4096;
-constexpr uint64_t kScoreRows = 64;  // query heads whose scores a CPU backend keeps at a time, over all threads
 
 uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -27,12 +26,6 @@ uint64_t KvDataBytes(const KvShape& shape) {
   const uint64_t head_bytes = static_cast<uint64_t>(KvHeadBytes(shape.type, shape.head_dim));
   const uint64_t slot_bytes = uint64_t{2} * shape.kv_head_count * head_bytes;
   return RoundUp(slot_bytes * shape.layers * shape.slots, kAlignment);
-}
-
-uint64_t KvStoreBytes(const KvShape& shape) {
-  // 16 more per row, because kernels store scores sixteen at a time at any position.
-  const uint64_t score_bytes = kScoreRows * (RoundUp(shape.slots, 16) + 16) * sizeof(float);
-  return KvDataBytes(shape) + RoundUp(score_bytes, kAlignment);
 }
 
 uint64_t OverlayDownPanelBytes(QuantType down_type, int32_t row_capacity) {

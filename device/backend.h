@@ -173,11 +173,8 @@ struct KvShape {
   int32_t slots = 0;
   KvType type = KvType::kF16;
 };
-// Bytes that NewKvStore will take, padding and scratch for scores included (scratch is touched only as far as the
-// context in use reaches).
-uint64_t KvStoreBytes(const KvShape& shape);
-// Its parts: elements and bytes of one head of one slot (head_dim rounded up to 16, q8_0: to 32, zeros after it), and
-// the keys and values alone, [layer][keys, values][kv head][slot][head].
+// Elements and bytes of one head of one slot (head_dim rounded up to 16, q8_0: to 32, zeros after it), and bytes of
+// keys and values, [layer][keys, values][kv head][slot][head].
 int32_t KvHeadStride(KvType type, int32_t head_dim);
 int64_t KvHeadBytes(KvType type, int32_t head_dim);
 uint64_t KvDataBytes(const KvShape& shape);
@@ -313,6 +310,7 @@ class Backend {
   // Bytes the New... calls above take for these shapes, so that a budget can be planned before anything is allocated.
   virtual uint64_t TensorBytes(int32_t rows, int32_t cols) const = 0;
   virtual uint64_t ActivationsBytes(int32_t rows, int32_t cols) const = 0;
+  virtual uint64_t KvStoreBytes(const KvShape& shape) const = 0;
   virtual uint64_t FfnJobBytes(const FfnJobShape& shape) const = 0;
 
   // dst[first_row + i] = values[i * cols ..]; copies before it returns.
@@ -366,8 +364,7 @@ class Backend {
   // Copies a slot's keys and values of all layers (KV compaction of a tree's path).
   virtual void CopyKv(KvSlot from, KvSlot to, KvStore* store) = 0;
   // out[t] = softmax(score_scale * q[t] k^T) v over the allowed slots, per head; q, out: [rows, head_count * head_dim].
-  // Scores: 16 lanes over head_dim, lanes added 8 apart, 4, 2, 1; sum of exponentials and of values: sequential in
-  // the mask's order.
+  // Summed in the mask's order, in parts of kAttentionPart slots (device/functions.h). q and out: different tensors.
   virtual void Attention(const AttentionParams& params, LayerIndex layer, const AttentionMask& mask,
                          const KvStore& store, const Tensor& q, Tensor* out) = 0;
 

@@ -8,8 +8,13 @@
 //   gelu_tanh(g) = g / (1 + exp(-v)), v = (g * fma(g * g, 0.044715, 1)) * (2 sqrt(2 / pi)): tanh written with exp
 //   z = silu(gate) * up
 //   rms norm: mean = (sum of fma(x, x, sum)) / cols; out = (x * (1 / sqrt(mean + epsilon))) * weight
-//   attention: score = score_scale * dot, dot by fma; e_j = exp(score_j - max); out = (sum of fma(e_j, v_j, sum)) /
-//            (sum of e_j)
+//   attention: score = score_scale * dot, dot by fma in 16 lanes (lane = dimension % 16). Slots in the mask's order are
+//            cut into parts of kAttentionPart, the last one what is left. Of a part: m = its largest score,
+//            e_j = exp(score_j - m), s = the sum of e in 16 lanes (lane = place in the part % 16), c = the sum of
+//            fma(e_j, v_j, c) in order. Parts are put together in order, from M = -infinity, S = 0, C = 0:
+//            N = max(M, m), old = exp(M - N), fresh = exp(m - N), S = fma(s, fresh, S * old),
+//            C = fma(c, fresh, C * old), M = N. out = C / S. (The online softmax, arXiv 1805.02867; parts are what
+//            several blocks of a GPU share out.) Lanes are added 8 apart, 4, 2, 1.
 //   rope: angle = double(position) * double(frequency), its sine and cosine taken in double and rounded to float
 //            (a float angle would be off by 4e-3 at position 65536); a' = a * cos - b * sin, b' = a * sin + b * cos,
 //            each product and sum rounded
@@ -24,6 +29,7 @@ inline constexpr float kLn2High = 0.693145752f;  // 15 bits, so that n * kLn2Hig
 inline constexpr float kLn2Low = 1.42860677e-6f;
 inline constexpr float kExpTaylor[8] = {1.0f,         1.0f,          0.5f,          1.0f / 6.0f,
                                         1.0f / 24.0f, 1.0f / 120.0f, 1.0f / 720.0f, 1.0f / 5040.0f};
+inline constexpr int kAttentionPart = 128;
 inline constexpr float kGeluCubic = 0.044715f;
 inline constexpr float kGeluScale = 1.59576912f;  // 2 sqrt(2 / pi)
 

@@ -224,23 +224,32 @@ void AttentionHead(std::span<const float> q, std::span<const float> keys, std::s
                    float score_scale, std::span<float> out) {
   const size_t dim = q.size();
   const size_t count = keys.size() / dim;
-  std::vector<float> scores(count);
-  for (size_t j = 0; j < count; ++j) {
-    std::array<float, 16> lanes = {};
-    for (size_t i = 0; i < dim; ++i) lanes[i % 16] = std::fma(q[i], keys[j * dim + i], lanes[i % 16]);
-    scores[j] = score_scale * SumLanes(lanes);
+  float most = -std::numeric_limits<float>::infinity(), sum = 0;
+  std::ranges::fill(out, 0.0f);
+  for (size_t begin = 0; begin < count; begin += kAttentionPart) {
+    std::vector<float> scores(std::min<size_t>(kAttentionPart, count - begin));
+    for (size_t j = 0; j < scores.size(); ++j) {
+      std::array<float, 16> lanes = {};
+      for (size_t i = 0; i < dim; ++i) lanes[i % 16] = std::fma(q[i], keys[(begin + j) * dim + i], lanes[i % 16]);
+      scores[j] = score_scale * SumLanes(lanes);
+    }
+    const float part_most = *std::max_element(scores.begin(), scores.end());
+    std::array<float, 16> sums = {};
+    for (size_t j = 0; j < scores.size(); ++j) {
+      scores[j] = Exp(scores[j] - part_most);
+      sums[j % 16] += scores[j];
+    }
+    const float both = std::max(most, part_most);
+    const float old = Exp(most - both), fresh = Exp(part_most - both);
+    sum = std::fma(SumLanes(sums), fresh, sum * old);
+    for (size_t i = 0; i < dim; ++i) {
+      float context = 0;
+      for (size_t j = 0; j < scores.size(); ++j) context = std::fma(scores[j], values[(begin + j) * dim + i], context);
+      out[i] = std::fma(context, fresh, out[i] * old);
+    }
+    most = both;
   }
-  const float most = *std::max_element(scores.begin(), scores.end());
-  float sum = 0;
-  for (float& score : scores) {
-    score = Exp(score - most);
-    sum += score;
-  }
-  for (size_t i = 0; i < dim; ++i) {
-    float acc = 0;
-    for (size_t j = 0; j < count; ++j) acc = std::fma(scores[j], values[j * dim + i], acc);
-    out[i] = acc / sum;
-  }
+  for (float& context : out) context /= sum;
 }
 
 void FfnPage(const FfnParams& params, const FfnPageRef& page, std::span<const float> x, bool precise,

@@ -159,7 +159,6 @@ TEST(BackendSizesTest, KvAndOverlaySizes) {
   EXPECT_EQ(KvHeadStride(KvType::kQ8_0, 40), 64);
   EXPECT_EQ(KvHeadBytes(KvType::kQ8_0, 40), 68);
   EXPECT_EQ(KvDataBytes(shape), uint64_t{2 * 2 * 3 * 128 * 48 * 2});
-  EXPECT_GT(KvStoreBytes(shape), KvDataBytes(shape));
   EXPECT_EQ(OverlayDownPanelBytes(QuantType::kQ4_0, 32), 256u);
   EXPECT_EQ(OverlayDownPanelBytes(QuantType::kQ8_0, 32), 512u);
   EXPECT_EQ(OverlayDownPanelBytes(QuantType::kF16, 32), PanelBytes(QuantType::kF16, 32));

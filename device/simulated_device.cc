@@ -161,6 +161,7 @@ class SimulatedDevice : public Backend {
   }
   uint64_t TensorBytes(int32_t rows, int32_t cols) const override { return inner_->TensorBytes(rows, cols); }
   uint64_t ActivationsBytes(int32_t rows, int32_t cols) const override { return inner_->ActivationsBytes(rows, cols); }
+  uint64_t KvStoreBytes(const KvShape& shape) const override { return inner_->KvStoreBytes(shape); }
   uint64_t FfnJobBytes(const FfnJobShape& shape) const override { return inner_->FfnJobBytes(shape); }
 
   void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) override {

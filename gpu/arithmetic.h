@@ -79,6 +79,11 @@ DOGSTAR_HD T LoadAs(const std::byte* from) {  // aligned for T
   return *reinterpret_cast<const T*>(from);
 }
 
+// Four values that a thread loads and stores at once.
+struct alignas(16) Quad {
+  float v[4];
+};
+
 // c + the sum of products of four signed bytes.
 DOGSTAR_HD int32_t Dot4(uint32_t a, uint32_t b, int32_t c) {
 #if defined(__CUDA_ARCH__)

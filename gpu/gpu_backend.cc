@@ -18,6 +18,7 @@
 #include "gpu/gpu_ffn.h"
 #include "gpu/gpu_objects.h"
 #include "gpu/host_runtime.h"
+#include "gpu/query_tiles.h"
 
 namespace dogstar {
 namespace {
@@ -26,6 +27,7 @@ constexpr uint64_t kTensorAlignment = 256, kWeightAlignment = 4096;
 constexpr uint64_t kAlignmentBytes = 64 * 1024;                          // lost between some dozens of things, at most
 constexpr uint64_t kJoinedBytes = uint64_t{4} << 20, kJoinedShare = 64;  // at most that share of the budget
 constexpr uint64_t kMostBlockWeights = 256;
+constexpr int64_t kEnoughBlocks = 128;  // of attention: for the multiprocessors of a large card
 
 using gpu::ActivationView;
 using gpu::Runtime;
@@ -117,6 +119,7 @@ class GpuBackend : public Backend {
     return static_cast<uint64_t>(rows) * static_cast<uint64_t>(cols) * sizeof(float);
   }
   uint64_t ActivationsBytes(int32_t rows, int32_t cols) const override { return GpuActivations::BytesFor(rows, cols); }
+  uint64_t KvStoreBytes(const KvShape& shape) const override { return GpuKvStore::BytesFor(shape); }
   uint64_t FfnJobBytes(const FfnJobShape& shape) const override { return GpuFfnJob::BytesFor(shape); }
 
   void Upload(std::span<const float> values, int32_t first_row, Tensor* dst) override;
@@ -201,7 +204,7 @@ class GpuBackend : public Backend {
   void Wait(Ticket ticket) override { runtime_->Wait(ticket); }
 
  private:
-  std::array<SentList*, 5> Lists() { return {&rope_, &slots_, &index_, &runs_, &row_runs_}; }
+  std::array<SentList*, 6> Lists() { return {&rope_, &slots_, &index_, &runs_, &row_runs_, &tiles_}; }
 
   absl::Status Missing(uint64_t bytes) const {
     return absl::ResourceExhaustedError(fmt::format("{} of device memory are given, {} are taken: {} more do not fit",
@@ -243,7 +246,7 @@ class GpuBackend : public Backend {
   absl::Status error_;           // of an operation that could not tell it
   std::deque<Ticket> unstaged_;  // of places_, oldest first
   RopeTables ropes_;
-  SentList rope_, slots_, index_, runs_, row_runs_, code_places_;
+  SentList rope_, slots_, index_, runs_, row_runs_, tiles_, code_places_;
 };
 
 absl::StatusOr<DeviceAddress> GpuBackend::Stage(std::span<const std::byte> host) {
@@ -386,8 +389,9 @@ void GpuBackend::WriteKv(LayerIndex layer, std::span<const KvSlot> slots, const 
                          KvStore* store) {
   const auto& kv = static_cast<const GpuKvStore&>(*store);
   const auto* sent = reinterpret_cast<const int32_t*>(slots_.Update(runtime_.get(), std::as_bytes(slots)));
-  Launch(gpu::WriteKvKernel{ValuesOf(k), ValuesOf(v), sent, kv.Layer(layer),
-                            2 * static_cast<int64_t>(slots.size()) * kv.shape().kv_head_count});
+  gpu::WriteKvKernel kernel{ValuesOf(k), ValuesOf(v), sent, kv.Layer(layer), static_cast<int32_t>(slots.size())};
+  kernel.count = kernel.Pieces();
+  Launch(kernel);
 }
 
 void GpuBackend::CopyKv(KvSlot from, KvSlot to, KvStore* store) {
@@ -402,36 +406,36 @@ void GpuBackend::CopyKv(KvSlot from, KvSlot to, KvStore* store) {
 void GpuBackend::Attention(const AttentionParams& params, LayerIndex layer, const AttentionMask& mask,
                            const KvStore& store, const Tensor& q, Tensor* out) {
   const auto& kv = static_cast<const GpuKvStore&>(store);
-  std::vector<gpu::SlotRange> runs;
-  for (const SlotRun& run : mask.runs) runs.push_back({run.begin, run.end});
-  std::vector<gpu::RowRuns> rows;
-  for (const AttentionMask::Row& row : mask.rows) {
-    gpu::RowRuns& of = rows.emplace_back(gpu::RowRuns{row.first_run, row.run_count, 0});
-    for (int32_t r = 0; r < row.run_count; ++r) {
-      const gpu::SlotRange& run = runs[static_cast<size_t>(row.first_run + r)];
-      of.slots += run.end - run.begin;
-    }
-  }
-  gpu::AttentionKernel kernel;
-  kernel.heads = params.head_count;
-  kernel.group = params.head_count / params.kv_head_count;
-  kernel.score_scale = params.score_scale;
-  kernel.kv = kv.Layer(layer);
-  kernel.runs = reinterpret_cast<const gpu::SlotRange*>(runs_.Update(runtime_.get(), BytesOf(runs)));
-  kernel.rows = reinterpret_cast<const gpu::RowRuns*>(row_runs_.Update(runtime_.get(), BytesOf(rows)));
+  CHECK(params.kv_head_count == kv.shape().kv_head_count && params.head_dim == kv.shape().head_dim);
+  const int32_t group = params.head_count / params.kv_head_count;
+  const QueryLists lists = ListsOf(mask, group);
+  gpu::AttentionShape shape{.heads = params.head_count,
+                            .group = group,
+                            .score_scale = params.score_scale,
+                            .kv = kv.Layer(layer),
+                            .q = ValuesOf(q),
+                            .out = ValuesOf(out),
+                            .partials = kv.partials()};
+  shape.runs = reinterpret_cast<const gpu::SlotRange*>(runs_.Update(runtime_.get(), BytesOf(lists.runs)));
+  shape.rows = reinterpret_cast<const gpu::RowRuns*>(row_runs_.Update(runtime_.get(), BytesOf(lists.rows)));
   if (params.head_mask != nullptr) {
     const std::span<const uint64_t> words(params.head_mask, static_cast<size_t>(params.head_count + 63) / 64);
-    kernel.head_mask = reinterpret_cast<const uint64_t*>(index_.Update(runtime_.get(), std::as_bytes(words)));
+    shape.head_mask = reinterpret_cast<const uint64_t*>(index_.Update(runtime_.get(), std::as_bytes(words)));
   }
-  kernel.q = ValuesOf(q);
-  kernel.out = ValuesOf(out);
-  kernel.scores = kv.scores();
-  kernel.score_stride = kv.score_stride();
-  const int64_t pairs = static_cast<int64_t>(rows.size()) * params.head_count;
-  for (int64_t first = 0; first < pairs; first += kv.score_rows()) {
-    kernel.first_pair = first;
-    kernel.pairs = std::min(kv.score_rows(), pairs - first);
-    Launch(kernel);
+  const auto* tiles = reinterpret_cast<const gpu::QueryTile*>(tiles_.Update(runtime_.get(), BytesOf(lists.tiles)));
+  const auto count = static_cast<int64_t>(lists.tiles.size());
+  const int32_t parts = (lists.most_slots + kAttentionPart - 1) / kAttentionPart;
+  const bool apart = parts > 1 && count * params.kv_head_count < kEnoughBlocks;
+  shape.parts = apart ? parts : 0;
+  const int64_t together = apart ? GpuKvStore::kTilesApart : count;
+  for (int64_t first = 0; first < count; first += together) {
+    shape.tiles = tiles + first;
+    shape.tile_count = std::min(together, count - first);
+    Launch(gpu::AttentionKernel{shape, parts});
+    if (!apart) continue;
+    gpu::AttentionSumKernel sum{shape};
+    sum.count = sum.Elements();
+    Launch(sum);
   }
 }
 

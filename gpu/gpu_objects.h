@@ -137,18 +137,25 @@ class GpuKvStore : public KvStore {
   const KvShape& shape() const { return shape_; }
   std::byte* data() const { return memory_.data(); }
   gpu::KvLayer Layer(LayerIndex layer) const {
-    gpu::KvLayer kv{shape_.type, shape_.head_dim, shape_.kv_head_count, shape_.slots, 0, nullptr, nullptr};
-    kv.head_bytes = KvHeadBytes(shape_.type, shape_.head_dim);
+    gpu::KvLayer kv{.type = shape_.type,
+                    .head_dim = shape_.head_dim,
+                    .kv_heads = shape_.kv_head_count,
+                    .slots = shape_.slots,
+                    .stride = KvHeadStride(shape_.type, shape_.head_dim),
+                    .head_bytes = KvHeadBytes(shape_.type, shape_.head_dim)};
     const int64_t part = int64_t{shape_.kv_head_count} * shape_.slots * kv.head_bytes;
     kv.keys = memory_.data() + 2 * ToInt(layer) * part;
     kv.values = kv.keys + part;
     return kv;
   }
-  // Scratch behind keys and values: rows of score_stride floats.
-  float* scores() const { return reinterpret_cast<float*>(memory_.data() + KvDataBytes(shape_)); }
-  int64_t score_stride() const { return (int64_t{shape_.slots} + 15) / 16 * 16 + 16; }
-  int64_t score_rows() const {
-    return static_cast<int64_t>((memory_.bytes() - KvDataBytes(shape_)) / sizeof(float)) / score_stride();
+  // Room behind keys and values for the parts of so many tiles of queries (gpu/attention.h).
+  static constexpr int64_t kTilesApart = 8;
+  float* partials() const { return reinterpret_cast<float*>(memory_.data() + KvDataBytes(shape_)); }
+  static uint64_t BytesFor(const KvShape& shape) {
+    const int64_t parts = (int64_t{shape.slots} + kAttentionPart - 1) / kAttentionPart;
+    const int64_t floats = kTilesApart * shape.kv_head_count * parts * gpu::kTileQueries *
+                           gpu::AttentionShape::PartialFloats(KvHeadStride(shape.type, shape.head_dim));
+    return KvDataBytes(shape) + static_cast<uint64_t>(floats) * sizeof(float);
   }
 
  private:

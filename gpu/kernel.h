@@ -39,4 +39,16 @@ struct Nothing {};
 constexpr int kElementThreads = 256;
 DOGSTAR_HD int64_t BlocksOf(int64_t elements) { return (elements + kElementThreads - 1) / kElementThreads; }
 
+// The rest of a kernel whose threads do Element(i) each, i < count.
+#define DOGSTAR_ELEMENT_KERNEL_PARTS                                           \
+  static constexpr int kThreads = kElementThreads;                             \
+  using Shared = Nothing;                                                      \
+  using Local = Nothing;                                                       \
+  DOGSTAR_HD int64_t Blocks() const { return BlocksOf(count); }                \
+  DOGSTAR_HD int Phases() const { return 1; }                                  \
+  DOGSTAR_HD void Run(int, int64_t block, int thread, Shared*, Local*) const { \
+    const int64_t i = block * kThreads + thread;                               \
+    if (i < count) Element(i);                                                 \
+  }
+
 }  // namespace dogstar::gpu

@@ -16,9 +16,11 @@
 #include "base/quant.h"
 #include "base/status.h"
 #include "device/backend.h"
+#include "gpu/attention.h"
 #include "gpu/choice.h"
 #include "gpu/elements.h"
 #include "gpu/ffn.h"
+#include "gpu/kv.h"
 #include "gpu/plain.h"
 #include "gpu/planes.h"
 #include "gpu/products.h"
@@ -38,7 +40,8 @@ using KernelCall =
     std::variant<OfEveryType<Product>, OfEveryType<TiledProduct>, OfEveryType<Down>, OfEveryType<TiledDown>,
                  OfEveryType<GatherKernel>, JoinKernel, PanelsKernel, ChoiceValuesKernel, KeepKernel, SelectKernel,
                  PrepareKernel, ValuesKernel, AddKernel, AddBiasKernel, ScaleKernel, ClearKernel, GatedKernel,
-                 RopeKernel, RmsNormKernel, PeakKernel, TopKernel, WriteKvKernel, CopyKvKernel, AttentionKernel>;
+                 RopeKernel, RmsNormKernel, PeakKernel, TopKernel, WriteKvKernel, CopyKvKernel, AttentionKernel,
+                 AttentionSumKernel>;
 
 // work.template operator()<kType>() for the type.
 template <typename Work>

@@ -59,7 +59,7 @@ uint64_t LayerRunner::Bytes(const ModelFile& model, const Backend& backend, int3
     for (const MatrixRole role : kRoles) largest = std::max(largest, SourceOf(layer, role).bytes());
   }
   return LayerPass::Bytes(c, backend, {.rows = tokens, .plain_ffn = true}) + backend.TensorBytes(tokens, c.dim) +
-         KvStoreBytes(ShapeOfOneLayer(c, tokens)) + largest + OwnBytes(c, backend) +
+         backend.KvStoreBytes(ShapeOfOneLayer(c, tokens)) + largest + OwnBytes(c, backend) +
          static_cast<uint64_t>(tokens) * model.embedding().row_bytes();
 }
 

@@ -427,8 +427,9 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   plan.request.rates = rates;
   plan.request.fixed = {{"program and vocabulary", options.program_bytes},
                         {"KV cache",
-                         KvStoreBytes(KvShapeOf(config, model.config(),
-                                                KvSlots(config, options.mode, options.context_slots, options.texts))),
+                         backend.KvStoreBytes(
+                             KvShapeOf(config, model.config(),
+                                       KvSlots(config, options.mode, options.context_slots, options.texts))),
                          true},
                         {"activations", Forward::Bytes(model, backend, plan.limits), true},
                         {"norms and down-scale tables", Weights::TableBytes(model), true}};

@@ -27,7 +27,7 @@ void ExpectTheCpusBits(const Work& work, const std::string& what) {
 std::span<const std::byte> BytesOf(const std::vector<float>& values) { return std::as_bytes(std::span(values)); }
 
 TEST(GpuOpsTest, NormsAndElements) {
-  for (const auto& [rows, cols] : {std::pair{1, 32}, {3, 160}, {5, 1000}, {2, 4096}}) {
+  for (const auto& [rows, cols] : {std::pair{1, 32}, {3, 160}, {5, 1000}, {2, 9000}}) {
     const std::string shape = std::to_string(rows) + "x" + std::to_string(cols);
     const std::vector<float> x = RandomFloats(81, int64_t{rows} * cols), y = RandomFloats(82, int64_t{rows} * cols);
     const std::vector<float> weight = RandomFloats(83, cols);
@@ -115,43 +115,68 @@ TEST(GpuOpsTest, ProductsAndRowsOfEveryType) {
   }
 }
 
-// Heads that share keys, a chain, a tree's rows, heads that are left out, slots that are copied.
+struct AttentionInput {
+  AttentionParams params;
+  int32_t slots = 0, rows = 0;
+  KvType type = KvType::kF16;
+};
+
+std::vector<float> AttentionOf(Backend& backend, const AttentionInput& in, const AttentionMask& mask) {
+  const int32_t kv_cols = in.params.kv_head_count * in.params.head_dim,
+                cols = in.params.head_count * in.params.head_dim;
+  std::vector<KvSlot> slots;
+  for (int32_t i = 0; i < in.slots; ++i) slots.push_back(KvSlot{(i * 7) % in.slots});
+  auto store = *backend.NewKvStore({2, in.params.kv_head_count, in.params.head_dim, in.slots, in.type});
+  auto keys = MakeTensor(backend, in.slots, kv_cols, RandomFloats(87, int64_t{in.slots} * kv_cols));
+  auto values = MakeTensor(backend, in.slots, kv_cols, RandomFloats(88, int64_t{in.slots} * kv_cols));
+  backend.WriteKv(LayerIndex{1}, slots, *keys, *values, store.get());
+  backend.CopyKv(KvSlot{3}, KvSlot{in.slots - 80}, store.get());
+  auto q = MakeTensor(backend, in.rows, cols, RandomFloats(89, int64_t{in.rows} * cols));
+  auto out = MakeTensor(backend, in.rows, cols);
+  backend.Attention(in.params, LayerIndex{1}, mask, *store, *q, out.get());
+  return ValuesOf(backend, *out);
+}
+
+void ExpectTheCpusAttention(const AttentionInput& in, const AttentionMask& mask, const std::string& name) {
+  ExpectTheCpusBits([&](Backend& backend, Copies*) { return AttentionOf(backend, in, mask); },
+                    name + ", head_dim " + std::to_string(in.params.head_dim));
+}
+
+// Heads that share keys, a chain, a tree's rows, heads that are left out, slots that are copied: blocks of parts.
 TEST(GpuOpsTest, AttentionOverChainsAndTrees) {
-  constexpr int32_t kHeads = 6, kKvHeads = 2, kSlots = 400, kLayers = 2;
   AttentionMask chain, tree;
-  chain.runs = {{0, 300}, {0, 301}, {0, 302}};
+  chain.runs = {{0, 383}, {0, 384}, {0, 385}};
   chain.rows = {{0, 1}, {1, 1}, {2, 1}};
   tree.runs = {{0, 290}, {310, 311}, {0, 290}, {320, 321}, {0, 290}, {320, 321}, {333, 334}};
   tree.rows = {{0, 2}, {2, 2}, {4, 3}};
   const std::vector<uint64_t> heads = {0b101101};
   for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
-    for (const int32_t head_dim : {16, 40, 64}) {
-      const std::vector<float> k = RandomFloats(87, int64_t{kSlots} * kKvHeads * head_dim),
-                               v = RandomFloats(88, int64_t{kSlots} * kKvHeads * head_dim),
-                               q = RandomFloats(89, int64_t{3} * kHeads * head_dim);
-      std::vector<KvSlot> slots;
-      for (int32_t i = 0; i < kSlots; ++i) slots.push_back(KvSlot{(i * 7) % kSlots});
-      for (const AttentionMask* mask : {&chain, &tree}) {
-        for (const uint64_t* head_mask : {static_cast<const uint64_t*>(nullptr), heads.data()}) {
-          ExpectTheCpusBits(
-              [&](Backend& backend, Copies*) {
-                const KvShape shape{kLayers, kKvHeads, head_dim, kSlots, type};
-                auto store = *backend.NewKvStore(shape);
-                auto keys = MakeTensor(backend, kSlots, kKvHeads * head_dim, k);
-                auto values = MakeTensor(backend, kSlots, kKvHeads * head_dim, v);
-                backend.WriteKv(LayerIndex{1}, slots, *keys, *values, store.get());
-                backend.CopyKv(KvSlot{3}, KvSlot{320}, store.get());
-                auto out = MakeTensor(backend, 3, kHeads * head_dim);
-                const AttentionParams params{kHeads, kKvHeads, head_dim, 0.125f, head_mask};
-                backend.Attention(params, LayerIndex{1}, *mask, *store, *MakeTensor(backend, 3, kHeads * head_dim, q),
-                                  out.get());
-                return ValuesOf(backend, *out);
-              },
-              "head_dim " + std::to_string(head_dim) + (mask == &chain ? ", chain" : ", tree"));
-        }
+    for (const int32_t head_dim : {16, 40, 64, 136}) {
+      for (const uint64_t* head_mask : {static_cast<const uint64_t*>(nullptr), heads.data()}) {
+        const AttentionInput in{{6, 2, head_dim, 0.125f, head_mask}, 400, 3, type};
+        ExpectTheCpusAttention(in, chain, "chain");
+        ExpectTheCpusAttention(in, tree, "tree");
       }
     }
   }
+}
+
+// So many tiles that each has one block, rows that see no more than a part of another's; heads of more than one block;
+// few slots.
+TEST(GpuOpsTest, AttentionOfPromptsAndLargeHeads) {
+  AttentionMask prompt;
+  for (int32_t row = 0; row < 200; ++row) {
+    prompt.runs.push_back({0, 100 + row});
+    prompt.rows.push_back({row, 1});
+  }
+  const std::vector<uint64_t> heads = {0b110100};
+  ExpectTheCpusAttention({{6, 2, 48, 0.2f}, 320, 200, KvType::kF16}, prompt, "prompt");
+  ExpectTheCpusAttention({{6, 2, 32, 0.2f, heads.data()}, 320, 200, KvType::kQ8_0}, prompt, "prompt, some heads");
+  const AttentionMask two{.runs = {{5, 270}, {5, 271}}, .rows = {{0, 1}, {1, 1}}};
+  ExpectTheCpusAttention({{10, 1, 256, 0.1f}, 320, 2, KvType::kF16}, two, "two rows");
+  ExpectTheCpusAttention({{2, 1, 520, 0.1f}, 320, 2, KvType::kF32}, two, "two rows");
+  const AttentionMask few{.runs = {{7, 8}, {7, 30}}, .rows = {{0, 1}, {1, 1}}};
+  ExpectTheCpusAttention({{4, 4, 128, 0.3f}, 320, 2, KvType::kF16}, few, "few slots");
 }
 
 }  // namespace
