@@ -78,15 +78,19 @@ struct RopeKernel {
   }
 };
 
-// Rows of `width` values, `stride` apart from one row to the next of x and out; a row is normed a block.
+// A row is normed a block. Its sum is of few lanes, so the row is brought into shared memory by all threads first.
 struct RmsNormKernel {
-  static constexpr int kThreads = 128;
+  static constexpr int kThreads = 256;
   static constexpr int kSumLanes = 16;
+  static constexpr int32_t kStaged = 4096;  // values at a time
   struct Shared {
+    float staged[kStaged];
     float lanes[kSumLanes];
     float scale;
   };
-  using Local = Nothing;
+  struct Local {
+    float sum;
+  };
   const float* x = nullptr;
   const float* weight = nullptr;
   float epsilon = 0;
@@ -95,15 +99,20 @@ struct RmsNormKernel {
   float* out = nullptr;
 
   DOGSTAR_HD int64_t Blocks() const { return rows; }
-  DOGSTAR_HD int Phases() const { return 3; }
-  DOGSTAR_HD void Run(int phase, int64_t row, int thread, Shared* shared, Local*) const {
+  DOGSTAR_HD int Phases() const { return 2 * Stages() + 2; }
+  DOGSTAR_HD void Run(int phase, int64_t row, int thread, Shared* shared, Local* local) const {
     const float* in = x + row * width;
-    if (phase == 0) {
-      if (thread >= kSumLanes) return;
-      float sum = 0;
-      for (int32_t i = thread; i < width; i += kSumLanes) sum = Fma(in[i], in[i], sum);
-      shared->lanes[thread] = sum;
-    } else if (phase == 1) {
+    if (phase < 2 * Stages()) {
+      const int32_t begin = phase / 2 * kStaged, count = width - begin < kStaged ? width - begin : kStaged;
+      if (phase % 2 == 0) {
+        for (int32_t i = thread; i < count; i += kThreads) shared->staged[i] = in[begin + i];
+      } else if (thread < kSumLanes) {
+        for (int32_t i = thread; i < count; i += kSumLanes) {
+          local->sum = Fma(shared->staged[i], shared->staged[i], local->sum);
+        }
+        shared->lanes[thread] = local->sum;
+      }
+    } else if (phase == 2 * Stages()) {
       if (thread > 0) return;
       const float mean = SumLanes(shared->lanes) / static_cast<float>(width);
       shared->scale = 1.0f / sqrtf(mean + epsilon);
@@ -111,6 +120,9 @@ struct RmsNormKernel {
       for (int32_t i = thread; i < width; i += kThreads) out[row * width + i] = (in[i] * shared->scale) * weight[i];
     }
   }
+
+ private:
+  DOGSTAR_HD int Stages() const { return (width + kStaged - 1) / kStaged; }
 };
 
 // RowPeak of a row a block.
