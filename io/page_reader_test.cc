@@ -280,9 +280,11 @@ TEST_P(PageReaderTest, NothingIsWrittenAfterTheReaderIsGone) {
     for (uint64_t i = 0; i < 8; ++i) requests.push_back(Request(i * kMiB, kMiB, i * kMiB));
     ASSERT_EQ(reader_->Submit(requests), absl::OkStatus());
     reader_.reset();
-    std::ranges::fill(buffer_.span(), std::byte{7});
+    // By calls that sanitizers see as one access: a loop over the bytes takes ThreadSanitizer a second a round.
+    std::memset(buffer_.data(), 7, 8 * kMiB);
     ::usleep(2000);
-    EXPECT_THAT(std::ranges::count(buffer_.span(), std::byte{7}), 8 * kMiB);
+    EXPECT_EQ(buffer_.data()[0], std::byte{7});
+    EXPECT_EQ(std::memcmp(buffer_.data(), buffer_.data() + 1, 8 * kMiB - 1), 0);
   }
 }
 
