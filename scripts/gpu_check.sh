@@ -26,7 +26,7 @@ if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     echo "== compute-sanitizer, $tool"
     compute-sanitizer --tool "$tool" --error-exitcode 3 "$folder/paths_test" --gtest_brief=1 \
-      --gtest_filter='*GpuTest.Cuda*/Q4_0:*GpuTest.Cuda*/Q4_K:*GpuTest.Cuda*/F16:*GpuFfn*:*GpuMatMul*:*GpuPeaks*' |
+      --gtest_filter='*GpuTest.Cuda*/Q4_0:*GpuTest.Cuda*/Q4_K:*GpuTest.Cuda*/F16:*GpuFfn*:*GpuOps*:*GpuPeaks*:*GpuTop*' |
       tail -3
   done
 fi
@@ -60,5 +60,27 @@ for type in Q4_0 Q4_K Q8_0; do
     done
   done
   printf '| %s | CPU, dense | %.1f | 0 | | |\n' "$type" "$(number "$work/cpu.json" decode_tok_s)"
+done
+
+echo "== a long prompt, all on the GPU"
+type=Q4_0
+vram=$(python3 -c "print(int($(stat -c %s "$work/$type.dog.gguf") * 1.6 / 2**20) + 1536)")MiB
+long=$(for ((i = 0; i < ${DOGSTAR_GPU_WORDS:-900}; ++i)); do printf 'word %d ' "$i"; done)
+run_long() {
+  "$dogstar" run "$work/$type.dog.gguf" -p "$long" -n "$tokens" -c 8192 --json --mode dense "${@:2}" >"$work/$1.json"
+}
+printf '| K and V | prompt tokens | prompt tokens/s, GPU | CPU | tokens/s behind it, GPU | CPU | text |\n'
+printf '|---|---|---|---|---|---|---|\n'
+for kv in f16 q8_0; do
+  run_long cpu --set "kv_type=$kv"
+  run_long gpu --set "kv_type=$kv" --vram "$vram"
+  text=same
+  if [[ $(number "$work/cpu.json" tokens) != $(number "$work/gpu.json" tokens) ]]; then
+    text=WRONG
+    failed=1
+  fi
+  printf '| %s | %s | %.0f | %.0f | %.1f | %.1f | %s |\n' "$kv" "$(number "$work/gpu.json" prompt_tokens)" \
+    "$(number "$work/gpu.json" prompt_tok_s)" "$(number "$work/cpu.json" prompt_tok_s)" \
+    "$(number "$work/gpu.json" decode_tok_s)" "$(number "$work/cpu.json" decode_tok_s)" "$text"
 done
 exit $failed
