@@ -1,5 +1,6 @@
 #include "base/panel.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace dogstar {

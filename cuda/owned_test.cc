@@ -1,5 +1,6 @@
 #include "cuda/owned.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 

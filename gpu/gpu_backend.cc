@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>

@@ -1,5 +1,6 @@
 #include "io/faulty_reader.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 

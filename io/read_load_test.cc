@@ -1,5 +1,6 @@
 #include "io/read_load.h"
 
+#include <algorithm>
 #include <map>
 
 #include "base/aligned_buffer.h"

@@ -1,5 +1,6 @@
 #include "predictors/residual.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 

@@ -1,5 +1,7 @@
 #include "predictors/selection.h"
 
+#include <algorithm>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

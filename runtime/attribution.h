@@ -16,6 +16,7 @@
 // Plain GGUF files; FFN rows in pages are refused. Threads: one. Memory: allocated in Create.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>

@@ -1,5 +1,6 @@
 #include "runtime/backward_stages.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <numeric>

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Who may include whom: the arrows of docs/architecture.md.
+"""Who may include whom: the arrows of docs/architecture.md. And whether files include what they name, which builds
+do not show where headers are precompiled (cmake/targets.cmake).
 
   scripts/check_includes.py               checks every C++ and CUDA file; exit code 1 and a line per violation
   scripts/check_includes.py --self-test   feeds it violations and sees that each is found
@@ -50,6 +51,30 @@ OUTSIDE = [
 THIRD_PARTY = re.compile(r"(absl|fmt|gtest|gmock|benchmark|CLI|nlohmann|yaml-cpp)/|(liburing|pcre2|xxhash|cuda_\w+)\.h")
 # Helpers of unit tests, beside the code: test_file.h, packed_test_support.h.
 TEST_HEADER = re.compile(r".*[/_]test_\w+\.h")
+# Headers that are precompiled, and names of theirs. A file that uses one includes the header, or one of ours that does.
+NAMED = {
+    "algorithm": r"std::(?:ranges::)?(?:sort|stable_sort|nth_element|(?:min|max)_element|max|min|clamp|fill|fill_n|copy|copy_n|"
+                 r"find|find_if|any_of|all_of|none_of|count|count_if|equal|transform|replace|reverse|rotate|unique|"
+                 r"lower_bound|upper_bound|binary_search|partial_sort|remove_if|generate|shuffle|is_sorted)\b(?!_)",
+    "array": r"std::(?:array\b|to_array\b)",
+    "functional": r"std::(?:function|less|greater|plus|hash|reference_wrapper|ref|cref|invoke)\b",
+    "map": r"std::(?:multi)?map\b",
+    "memory": r"std::(?:unique_ptr|shared_ptr|weak_ptr|make_unique|make_shared)\b",
+    "span": r"std::(?:span|as_bytes|as_writable_bytes)\b",
+    "string": r"std::(?:string|to_string|getline|stoi|stod)\b",
+    "vector": r"std::vector\b",
+    "absl/status/statusor.h": r"absl::StatusOr\b",
+    "absl/strings/str_cat.h": r"absl::Str(?:Cat|Append)\b",
+    "fmt/format.h": r"fmt::(?:format|format_to|join|print|memory_buffer|runtime)\b",
+    "CLI/CLI.hpp": r"CLI::\w",
+    "nlohmann/json.hpp": r"nlohmann::\w",
+    "gtest/gtest.h": r"\bTEST(?:_F|_P)?\(",
+    "gmock/gmock.h": r"\bEXPECT_THAT\(",
+}
+NAMED = {header: re.compile(pattern) for header, pattern in NAMED.items()}
+# Headers that bring another one's names by their own contract.
+BRINGS = {"gmock/gmock.h": ["gtest/gtest.h"], "fmt/core.h": ["fmt/format.h"], "nlohmann/json_fwd.hpp": ["nlohmann/json.hpp"],
+          "CLI/App.hpp": ["CLI/CLI.hpp"], "absl/strings/str_format.h": []}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"\n]+)[>"]', re.MULTILINE)
 
 
@@ -106,6 +131,44 @@ def check(path, text, exists):
     return problems
 
 
+def includes_of(text):
+    return [match.group(2) for match in INCLUDE.finditer(text)]
+
+
+class Reached:
+    """The headers that a file includes, by itself or through ours."""
+
+    def __init__(self, text_of):
+        self.text_of = text_of  # of one of our headers, or None
+        self.known = {}
+
+    def of_text(self, text):
+        reached = set()
+        for header in includes_of(text):
+            reached |= {header} | set(BRINGS.get(header, [])) | self.of_header(header)
+        return reached
+
+    def of_header(self, header):
+        if header not in self.known:
+            self.known[header] = set()  # headers that include each other
+            text = self.text_of(header)
+            if text is not None:
+                self.known[header] = self.of_text(text)
+        return self.known[header]
+
+
+def unnamed(path, text, reached):
+    """Lines for names whose header the file does not reach."""
+    code, there = repository.code_of(text), reached.of_text(text)
+    problems = []
+    for header, names in NAMED.items():
+        match = names.search(code)
+        if match and header not in there:
+            line = code.count("\n", 0, match.start()) + 1
+            problems.append(f"{path}:{line}: names {match.group()}: include {header}")
+    return problems
+
+
 def self_test():
     known = {"base/status.h", "io/page_reader.h", "device/backend.h", "cpu/cpu_backend.h", "cpu/kernels.h",
              "cuda/cuda_backend.h", "cuda/owned.h", "model/gguf.h", "memory/pager.h", "predictors/predictor.h",
@@ -139,7 +202,14 @@ def self_test():
     wrong = [f"not found: {case}" for case in bad if not check(*case, known.__contains__)]
     wrong += [f"refused: {case}: {check(*case, known.__contains__)}" for case in good
               if check(*case, known.__contains__)]
-    print("\n".join(wrong) or f"check_includes: {len(bad)} violations found, {len(good)} good lines pass")
+    reached = Reached({"base/list.h": "#include <vector>", "base/round.h": '#include "base/round.h"'}.get)
+    missing = ["std::vector<int> x;", "auto x = std::ranges::sort(y);", '#include "base/round.h"\nstd::string s;',
+               "// #include <span>\nstd::span<int> s;", "TEST(A, B) {}", "nlohmann::json j;"]
+    named = ['#include "base/list.h"\nstd::vector<int> x;', '#include <string>\nstd::string s;', "// std::vector",
+             '#include "gmock/gmock.h"\nTEST(A, B) {}', 'const char* text = "std::map";', "std::string_view s;"]
+    wrong += [f"not found: {case!r}" for case in missing if not unnamed("base/a.cc", case, reached)]
+    wrong += [f"refused: {case!r}" for case in named if unnamed("base/a.cc", case, reached)]
+    print("\n".join(wrong) or f"check_includes: {len(bad + missing)} violations found, {len(good + named)} good lines pass")
     return 1 if wrong else 0
 
 
@@ -148,7 +218,10 @@ def main():
         return self_test()
     paths = [path for path in repository.files() if path.endswith(repository.CPP)]
     exists = lambda header: os.path.isfile(os.path.join(repository.ROOT, header))
-    problems = [p for path in paths for p in check(path, repository.read(path).decode(errors="replace"), exists)]
+    text_of = lambda path: repository.read(path).decode(errors="replace")
+    reached = Reached(lambda header: text_of(header) if header in paths else None)
+    problems = [p for path in paths for p in check(path, text_of(path), exists)]
+    problems += [p for path in paths for p in unnamed(path, text_of(path), reached)]
     print("\n".join(problems) or f"check_includes: {len(paths)} files follow the arrows")
     return 1 if problems else 0
 

@@ -1,6 +1,7 @@
 // Operations of a GPU's backend against the CPU's, to the bit: rows and matrices in bit planes, plain rows, rows that
 // tokens choose. On the host's emulation, and on a GPU where there is one.
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "base/bit_planes.h"
