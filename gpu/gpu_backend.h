@@ -1,4 +1,5 @@
-// The backend of a GPU: operations of device/backend.h as kernels (products.h, ffn.h, attention.h, elements.h) on a Runtime.
+// The backend of a GPU: operations of device/backend.h as kernels (products.h, ffn.h, attention.h, elements.h) on a
+// Runtime.
 //
 // Not there: precise mode, overlays, tables of plain rows to gather from.
 #pragma once

@@ -425,14 +425,14 @@ absl::StatusOr<RunPlan> PlanRun(const Config& config, const ModelFile& model, co
   }
   plan.request.ring_bytes = config.io.ring_bytes;
   plan.request.rates = rates;
-  plan.request.fixed = {{"program and vocabulary", options.program_bytes},
-                        {"KV cache",
-                         backend.KvStoreBytes(
-                             KvShapeOf(config, model.config(),
-                                       KvSlots(config, options.mode, options.context_slots, options.texts))),
-                         true},
-                        {"activations", Forward::Bytes(model, backend, plan.limits), true},
-                        {"norms and down-scale tables", Weights::TableBytes(model), true}};
+  plan.request.fixed = {
+      {"program and vocabulary", options.program_bytes},
+      {"KV cache",
+       backend.KvStoreBytes(
+           KvShapeOf(config, model.config(), KvSlots(config, options.mode, options.context_slots, options.texts))),
+       true},
+      {"activations", Forward::Bytes(model, backend, plan.limits), true},
+      {"norms and down-scale tables", Weights::TableBytes(model), true}};
   if (const uint64_t own = backend.device_bytes(); own > 0 && HasDeviceMemory(config)) {
     plan.request.fixed.push_back({"context and lists", own, true});  // nothing else is there yet
   }
