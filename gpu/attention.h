@@ -154,11 +154,13 @@ struct AttentionKernel {
 
   DOGSTAR_HD Place PlaceOf(int64_t block) const {
     Place place;
-    const int64_t parts = of.parts > 0 ? of.parts : 1;
-    place.part = static_cast<int32_t>(block % parts);
-    block /= parts;
-    place.kv_head = static_cast<int32_t>(block % of.kv.kv_heads);
-    place.tile_index = block / of.kv.kv_heads;
+    auto left = static_cast<uint32_t>(block);  // division of 64 bits is long
+    const auto parts = static_cast<uint32_t>(of.parts > 0 ? of.parts : 1),
+               kv_heads = static_cast<uint32_t>(of.kv.kv_heads);
+    place.part = static_cast<int32_t>(left % parts);
+    left /= parts;
+    place.kv_head = static_cast<int32_t>(left % kv_heads);
+    place.tile_index = left / kv_heads;
     place.tile = of.tiles[place.tile_index];
     return place;
   }
@@ -184,10 +186,15 @@ struct AttentionKernel {
   DOGSTAR_HD void LoadTile(const std::byte* heads, int32_t first, int32_t count, int32_t first_dim, int32_t dims,
                            int32_t stride, int thread, Shared* shared) const {
     const int32_t eights = dims / 8;
-    for (int32_t i = thread; i < count * eights; i += kThreads) {
-      const int32_t slot = i / eights, eight = i % eights;
+    int32_t slot = thread / eights, eight = thread % eights;
+    while (slot < count) {
       LoadEight(of.kv.type, heads + int64_t{shared->slots[first + slot]} * of.kv.head_bytes, first_dim + 8 * eight,
                 shared->tile + slot * stride + 8 * eight);
+      slot += kThreads / eights;
+      eight += kThreads % eights;
+      if (eight < eights) continue;
+      eight -= eights;
+      ++slot;
     }
   }
   DOGSTAR_HD int32_t KeyDims(int chunk) const {
