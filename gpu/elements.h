@@ -148,11 +148,11 @@ struct PeakKernel {
     if (phase == 0) {
       float most = lowest;
       int32_t at = cols;
-      for (int32_t i = thread; i < cols; i += kThreads) {
-        if (!(in[i] > most)) continue;
-        most = in[i];
+      ForColumns(in, thread, [&](int32_t i, float logit) {
+        if (!(logit > most)) return;
+        most = logit;
         at = i;
-      }
+      });
       shared->values[thread] = most;
       shared->cols[thread] = at;
     } else if (phase == 1) {
@@ -167,9 +167,9 @@ struct PeakKernel {
     } else if (phase == 2) {
       const float value = shared->values[0];
       float sum = 0;
-      for (int32_t i = thread; i < cols; i += kThreads) {
-        if (in[i] > lowest) sum = sum + Exp((in[i] - value) * scale);
-      }
+      ForColumns(in, thread, [&](int32_t, float logit) {
+        if (logit > lowest) sum = sum + Exp((logit - value) * scale);
+      });
       shared->weights[thread] = sum;
     } else if (thread == 0) {
       for (int apart = kThreads / 2; apart >= 1; apart /= 2) {
@@ -178,6 +178,22 @@ struct PeakKernel {
       const bool found = shared->values[0] > lowest;
       peaks[row] = {found ? shared->cols[0] : 0, shared->values[0], found ? shared->weights[0] : 1.0f};
     }
+  }
+
+ private:
+  // function(i, in[i]) for the thread's columns in order; several are on their way at a time.
+  template <typename Function>
+  DOGSTAR_HD void ForColumns(const float* in, int thread, const Function& function) const {
+    constexpr int kTogether = 8;
+    int32_t i = thread;
+    for (; i + (kTogether - 1) * kThreads < cols; i += kTogether * kThreads) {
+      float values[kTogether];
+      DOGSTAR_UNROLL
+      for (int j = 0; j < kTogether; ++j) values[j] = in[i + j * kThreads];
+      DOGSTAR_UNROLL
+      for (int j = 0; j < kTogether; ++j) function(i + j * kThreads, values[j]);
+    }
+    for (; i < cols; i += kThreads) function(i, in[i]);
   }
 };
 
