@@ -115,11 +115,12 @@ void DraftHead::Multiply(const Activations& x, int32_t rows) {
   if (copies_.rows > 0) backend_->MatMul(copies_, x, rows, first_rows_.rows, scores_.get());
 }
 
-absl::StatusOr<RowPeak> DraftHead::Peak(int32_t row, float scale) const {
-  RowPeak peak;
-  RETURN_IF_ERROR(backend_->FindPeaks(*scores_, row, first_rows_.rows + copies_.rows, scale, {&peak, 1}));
-  if (peak.col >= first_rows_.rows) peak.col = ToInt(tokens_[static_cast<size_t>(peak.col - first_rows_.rows)]);
-  return peak;
+absl::Status DraftHead::FindPeaks(int32_t first_row, float scale, std::span<RowPeak> peaks) const {
+  RETURN_IF_ERROR(backend_->FindPeaks(*scores_, first_row, first_rows_.rows + copies_.rows, scale, peaks));
+  for (RowPeak& peak : peaks) {
+    if (peak.col >= first_rows_.rows) peak.col = ToInt(tokens_[static_cast<size_t>(peak.col - first_rows_.rows)]);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<size_t> DraftHead::Top(int32_t row, std::span<RowEntry> top) const {

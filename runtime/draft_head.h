@@ -42,8 +42,8 @@ class DraftHead {
   // Of row `row` of the last Multiply: logits of all tokens, -infinity for those that are not held. [vocab_size]
   absl::Status Logits(int32_t row, std::span<float> logits);
 
-  // The likeliest token of row `row` (RowPeak::col is its id) among those that are held.
-  absl::StatusOr<RowPeak> Peak(int32_t row, float scale) const;
+  // The likeliest tokens of rows from `first_row` on (RowPeak::col is an id) among those that are held.
+  absl::Status FindPeaks(int32_t first_row, float scale, std::span<RowPeak> peaks) const;
 
   // The likeliest of them, as many as top holds or there are (RowEntry::col is a token's id); how many.
   absl::StatusOr<size_t> Top(int32_t row, std::span<RowEntry> top) const;

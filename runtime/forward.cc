@@ -73,6 +73,8 @@ absl::Status Forward::Allocate() {
   ASSIGN_OR_RETURN(head_in_, backend_->NewTensor(limits_.logit_rows, config_.dim));
   ASSIGN_OR_RETURN(head_act_, backend_->NewActivations(limits_.logit_rows, config_.dim));
   ASSIGN_OR_RETURN(logits_, backend_->NewTensor(limits_.logit_rows, config_.vocab_size));
+  peaks_.reserve(static_cast<size_t>(limits_.logit_rows));
+  known_peaks_.reserve(static_cast<size_t>(limits_.logit_rows));
   if (!weights_->packed()) return absl::OkStatus();
   capture_cols_ = PackedCols(*model_);
   ASSIGN_OR_RETURN(ffn_job_, backend_->NewFfnJob({rows, config_.dim, capture_cols_, limits_.choice_rows}));
@@ -433,6 +435,8 @@ absl::Status Forward::DraftFfn(LayerIndex layer, const Batch& batch, const Draft
 
 absl::Status Forward::Head(const Batch& batch, DraftHead* draft_head) {
   const int32_t rows = batch.logit_rows;
+  peaks_.resize(static_cast<size_t>(rows));
+  known_peaks_.assign(static_cast<size_t>(rows), false);
   if (rows == 0) return absl::OkStatus();
   const TraceScope scope(trace_, Trace::Track::kCompute, "head", {.rows = rows});
   backend_->CopyRows(*x_, batch.rows() - rows, rows, 0, head_in_.get());
@@ -471,10 +475,23 @@ absl::Status Forward::Product(const MatrixPart& matrix, const Activations& x, in
 }
 
 absl::StatusOr<RowPeak> Forward::Peak(int32_t index, float scale) {
-  if (last_was_draft_) return draft_head_->Peak(index, scale);
-  RowPeak peak;
-  RETURN_IF_ERROR(backend_->FindPeaks(*logits_, index, config_.vocab_size, scale, {&peak, 1}));
-  return peak;
+  const auto at = static_cast<size_t>(index);
+  CHECK(at < peaks_.size());
+  if (scale != peak_scale_) known_peaks_.assign(peaks_.size(), false);
+  peak_scale_ = scale;
+  if (!known_peaks_[at]) RETURN_IF_ERROR(FindPeaks(at));
+  return peaks_[at];
+}
+
+// Of that row; of a device's also of those behind it, since each question waits for it.
+absl::Status Forward::FindPeaks(size_t index) {
+  const size_t behind = std::min<size_t>(peaks_.size() - index, kMostPeaks);
+  const std::span<RowPeak> found = std::span(peaks_).subspan(index, backend_->shares_host_memory() ? 1 : behind);
+  const auto row = static_cast<int32_t>(index);
+  RETURN_IF_ERROR(last_was_draft_ ? draft_head_->FindPeaks(row, peak_scale_, found)
+                                  : backend_->FindPeaks(*logits_, row, config_.vocab_size, peak_scale_, found));
+  std::fill_n(known_peaks_.begin() + row, found.size(), true);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<size_t> Forward::Top(int32_t index, std::span<RowEntry> top) {

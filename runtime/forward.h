@@ -121,6 +121,7 @@ class Forward {
   absl::Status Allocate();
 
   absl::Status Embed(const Batch& batch);
+  absl::Status FindPeaks(size_t index);
   absl::Status GatherTokens(const Batch& batch);
   absl::Status GatherToken(TokenId token);
   // embedding_row_ = a plain row of the host.
@@ -185,6 +186,10 @@ class Forward {
   DraftHead* draft_head_ = nullptr;
   HostFfn* host_ffn_ = nullptr;
   bool last_was_draft_ = false;  // with a head of its own
+  // Of the last pass's logits, as far as they were asked for at this scale.
+  std::vector<RowPeak> peaks_;
+  std::vector<bool> known_peaks_;
+  float peak_scale_ = 1;
   std::vector<uint64_t> draft_masks_;
 };
 
