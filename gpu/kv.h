@@ -24,24 +24,31 @@ struct KvLayer {
 constexpr int kKvBlock = 32;           // q8_0: elements of a block
 constexpr int kKvBlockBytes = 2 + 32;  // half d, codes
 
-// Eight elements of a head, from element i (a multiple of 8) on.
-DOGSTAR_HD void LoadEight(KvType type, const std::byte* head, int32_t i, float* eight) {
+// Eight elements of a head, from element i (a multiple of 8) on; to: 16-aligned.
+DOGSTAR_HD void LoadEight(KvType type, const std::byte* head, int32_t i, float* to) {
   struct alignas(16) Halves {
     uint16_t half[8];
   };
+  Quad low, high;  // stored at once each: single floats of a warp's threads would meet in a few banks
   if (type == KvType::kF32) {
-    *reinterpret_cast<Quad*>(eight) = LoadAs<Quad>(head + 4 * i);
-    *reinterpret_cast<Quad*>(eight + 4) = LoadAs<Quad>(head + 4 * i + 16);
+    low = LoadAs<Quad>(head + 4 * i);
+    high = LoadAs<Quad>(head + 4 * i + 16);
   } else if (type == KvType::kF16) {
     const Halves halves = LoadAs<Halves>(head + 2 * i);
     DOGSTAR_UNROLL
-    for (int j = 0; j < 8; ++j) eight[j] = FromHalf(halves.half[j]);
+    for (int j = 0; j < 4; ++j) low.v[j] = FromHalf(halves.half[j]), high.v[j] = FromHalf(halves.half[4 + j]);
   } else {
     const std::byte* block = head + i / kKvBlock * kKvBlockBytes;
+    const std::byte* codes = block + 2 + i % kKvBlock;
     const float d = FromHalf(LoadAs<uint16_t>(block));
     DOGSTAR_UNROLL
-    for (int j = 0; j < 8; ++j) eight[j] = d * static_cast<float>(static_cast<int8_t>(block[2 + i % kKvBlock + j]));
+    for (int j = 0; j < 4; ++j) {
+      low.v[j] = d * static_cast<float>(static_cast<int8_t>(codes[j]));
+      high.v[j] = d * static_cast<float>(static_cast<int8_t>(codes[4 + j]));
+    }
   }
+  *reinterpret_cast<Quad*>(to) = low;
+  *reinterpret_cast<Quad*>(to + 4) = high;
 }
 
 // A head is written in pieces: a thread has one.
