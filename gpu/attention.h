@@ -187,6 +187,8 @@ struct AttentionKernel {
                            int32_t stride, int thread, Shared* shared) const {
     const int32_t eights = dims / 8;
     int32_t slot = thread / eights, eight = thread % eights;
+    // More of them under way spill registers on sm_120.
+    DOGSTAR_UNROLL_TWICE
     while (slot < count) {
       LoadEight(of.kv.type, heads + int64_t{shared->slots[first + slot]} * of.kv.head_bytes, first_dim + 8 * eight,
                 shared->tile + slot * stride + 8 * eight);

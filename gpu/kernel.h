@@ -22,13 +22,16 @@
 #define DOGSTAR_HD inline
 #endif
 
-// Before a loop of few steps whose arrays are to be registers.
+// Before a loop of few steps whose arrays are to be registers; and before one of which two steps are to be under way.
 #if defined(__CUDA_ARCH__)
 #define DOGSTAR_UNROLL _Pragma("unroll")
+#define DOGSTAR_UNROLL_TWICE _Pragma("unroll 2")
 #elif defined(__CUDACC__)
 #define DOGSTAR_UNROLL  // nvcc's pass for the host knows neither
+#define DOGSTAR_UNROLL_TWICE
 #else
 #define DOGSTAR_UNROLL _Pragma("GCC unroll 8")
+#define DOGSTAR_UNROLL_TWICE
 #endif
 
 namespace dogstar::gpu {
