@@ -25,7 +25,11 @@
 // Before a loop of few steps whose arrays are to be registers; and before one of which two steps are to be under way.
 #if defined(__CUDA_ARCH__)
 #define DOGSTAR_UNROLL _Pragma("unroll")
+#if defined(__clang__)  // which warns of loops that it cannot unroll
+#define DOGSTAR_UNROLL_TWICE
+#else
 #define DOGSTAR_UNROLL_TWICE _Pragma("unroll 2")
+#endif
 #elif defined(__CUDACC__)
 #define DOGSTAR_UNROLL  // nvcc's pass for the host knows neither
 #define DOGSTAR_UNROLL_TWICE
