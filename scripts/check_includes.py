@@ -74,7 +74,7 @@ NAMED = {
 NAMED = {header: re.compile(pattern) for header, pattern in NAMED.items()}
 # Headers that bring another one's names by their own contract.
 BRINGS = {"gmock/gmock.h": ["gtest/gtest.h"], "fmt/core.h": ["fmt/format.h"], "nlohmann/json_fwd.hpp": ["nlohmann/json.hpp"],
-          "CLI/App.hpp": ["CLI/CLI.hpp"], "absl/strings/str_format.h": []}
+          "CLI/App.hpp": ["CLI/CLI.hpp"]}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"\n]+)[>"]', re.MULTILINE)
 
 
@@ -218,10 +218,9 @@ def main():
         return self_test()
     paths = [path for path in repository.files() if path.endswith(repository.CPP)]
     exists = lambda header: os.path.isfile(os.path.join(repository.ROOT, header))
-    text_of = lambda path: repository.read(path).decode(errors="replace")
-    reached = Reached(lambda header: text_of(header) if header in paths else None)
-    problems = [p for path in paths for p in check(path, text_of(path), exists)]
-    problems += [p for path in paths for p in unnamed(path, text_of(path), reached)]
+    texts = {path: repository.read(path).decode(errors="replace") for path in paths}
+    reached = Reached(texts.get)
+    problems = [p for path, text in texts.items() for p in check(path, text, exists) + unnamed(path, text, reached)]
     print("\n".join(problems) or f"check_includes: {len(paths)} files follow the arrows")
     return 1 if problems else 0
 
