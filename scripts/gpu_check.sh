@@ -37,6 +37,14 @@ number() { python3 -c 'import json,sys; print(json.loads(sys.stdin.read())[sys.a
 run() { "$dogstar" run "$work/$1.dog.gguf" -p "A synthetic model says nothing" -n "$tokens" --json "${@:3}" >"$2"; }
 
 failed=0
+# Sets text: whether the GPU's tokens are the CPU's.
+compare_texts() {
+  text=same
+  if [[ $(number "$work/cpu.json" tokens) != "$(number "$work/gpu.json" tokens)" ]]; then
+    text=WRONG
+    failed=1
+  fi
+}
 echo "== runs of a synthetic $shape, $tokens tokens"
 printf '| type | run | tokens/s | over the link, MiB | by the processor, MiB | text |\n|---|---|---|---|---|---|\n'
 for type in Q4_0 Q4_K Q8_0; do
@@ -48,11 +56,7 @@ for type in Q4_0 Q4_K Q8_0; do
     for settings in dense:0:0 dense:-1:0 strict:-1:0 strict:-1:1; do
       IFS=: read -r mode hybrid planes <<<"$settings"
       run "$type" "$work/gpu.json" --mode "$mode" --vram "$vram" --set "hybrid=$hybrid" --set "draft.planes=$planes"
-      text=same
-      if [[ $(number "$work/cpu.json" tokens) != $(number "$work/gpu.json" tokens) ]]; then
-        text=WRONG
-        failed=1
-      fi
+      compare_texts
       mib() { python3 -c "print($(number "$work/gpu.json" "$1") / 2**20)"; }
       printf '| %s | %s, hybrid %s, planes %s, --vram %s | %.1f | %.0f | %.0f | %s |\n' "$type" "$mode" "$hybrid" \
         "$planes" "$vram" \
@@ -74,11 +78,7 @@ printf '|---|---|---|---|---|---|---|\n'
 for kv in f16 q8_0; do
   run_long cpu --set "kv_type=$kv"
   run_long gpu --set "kv_type=$kv" --vram "$vram"
-  text=same
-  if [[ $(number "$work/cpu.json" tokens) != $(number "$work/gpu.json" tokens) ]]; then
-    text=WRONG
-    failed=1
-  fi
+  compare_texts
   printf '| %s | %s | %.0f | %.0f | %.1f | %.1f | %s |\n' "$kv" "$(number "$work/gpu.json" prompt_tokens)" \
     "$(number "$work/gpu.json" prompt_tok_s)" "$(number "$work/cpu.json" prompt_tok_s)" \
     "$(number "$work/gpu.json" decode_tok_s)" "$(number "$work/cpu.json" decode_tok_s)" "$text"
